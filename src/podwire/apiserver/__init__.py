@@ -1,0 +1,1 @@
+"""The embedded API server: generic over a registry of kinds, durable, watchable."""

@@ -1,0 +1,283 @@
+"""The client over HTTPS: aiohttp below, JSON only."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from podwire.client.errors import ApiError, Gone, Unavailable, from_status
+from podwire.client.port import Listing, PatchKind, WatchEvent
+from podwire.model.errors import BadInput, Problem
+from podwire.model.objects import Obj
+from podwire.model.resources import Resource
+
+_PATCH_TYPES = {
+    "json": "application/json-patch+json",
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach an API server, and as whom. Certificates and keys are PEM; a token wins over none."""
+
+    server: str
+    ca_pem: str = ""
+    client_cert_pem: str = field(default="", repr=False)
+    client_key_pem: str = field(default="", repr=False)
+    token_file: str = ""
+    token: str = field(default="", repr=False)
+
+
+def from_kubeconfig(path: Path, context: str = "") -> Access:
+    """Return the access that a kubeconfig's current (or named) context describes. Raises BadInput."""
+    import yaml
+
+    config = yaml.safe_load(path.read_text())
+
+    def pick(plural: str, singular: str, name: str) -> dict[str, Any]:
+        for entry in config.get(plural) or ():
+            if entry.get("name") == name:
+                return entry[singular]  # type: ignore[no-any-return]
+        raise BadInput(Problem(str(path), plural, f"no entry named {name!r}"))
+
+    def pem(entry: dict[str, Any], name: str) -> str:
+        if name + "-data" in entry:
+            return base64.b64decode(entry[name + "-data"]).decode()
+        return (path.parent / entry[name]).read_text() if name in entry else ""
+
+    chosen = pick("contexts", "context", context or config.get("current-context", ""))
+    cluster, user = pick("clusters", "cluster", chosen["cluster"]), pick("users", "user", chosen["user"])
+    return Access(
+        cluster["server"],
+        pem(cluster, "certificate-authority"),
+        pem(user, "client-certificate"),
+        pem(user, "client-key"),
+        user.get("tokenFile", ""),
+        user.get("token", ""),
+    )
+
+
+SERVICEACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+def in_cluster(host: str, port: str, directory: Path = SERVICEACCOUNT_DIR) -> Access:
+    """Return the access of a pod: KUBERNETES_SERVICE_HOST and _PORT, and its ServiceAccount's token."""
+    host = f"[{host}]" if ":" in host else host
+    return Access(
+        f"https://{host}:{port}", (directory / "ca.crt").read_text(), token_file=str(directory / "token")
+    )
+
+
+def ssl_context(access: Access) -> ssl.SSLContext:
+    """Return a context that trusts exactly the access's CA and presents its client certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if access.ca_pem:
+        context.load_verify_locations(cadata=access.ca_pem)
+    else:
+        context.load_default_certs()
+    if access.client_cert_pem:
+        # OpenSSL reads key pairs from files only; the file is gone before this returns.
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as pair:
+            pair.write(access.client_cert_pem + "\n" + access.client_key_pem)
+            pair.flush()
+            context.load_cert_chain(pair.name)
+    return context
+
+
+class HttpClient:
+    """``client.port.Client`` over HTTPS. Create it inside a running event loop."""
+
+    def __init__(self, access: Access, *, user_agent: str = "podwire", timeout_s: float = 30.0) -> None:
+        self._access = access
+        self._timeout_s = timeout_s
+        connector = aiohttp.TCPConnector(
+            ssl=ssl_context(access) if access.server.startswith("https") else False,
+            limit=0,
+            keepalive_timeout=60,
+        )
+        self._session = aiohttp.ClientSession(
+            base_url=access.server,
+            connector=connector,
+            headers={"User-Agent": user_agent, "Accept": "application/json"},
+            auto_decompress=True,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+        )
+
+    def _headers(self) -> dict[str, str]:
+        token = self._access.token
+        if self._access.token_file:  # read each time: bound tokens are rotated on disk
+            token = Path(self._access.token_file).read_text().strip()
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "",
+    ) -> Obj:
+        headers = self._headers()
+        payload = None
+        if body is not None:
+            payload = orjson.dumps(body)
+            headers["Content-Type"] = content_type or "application/json"
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async with self._session.request(
+                    method, path, params=params or None, data=payload, headers=headers
+                ) as response:
+                    raw = await response.read()
+                    code = response.status
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Unavailable(
+                0, "Unreachable", f"{method} {path}: {type(error).__name__}: {error}"
+            ) from error
+        return _decode(code, raw)
+
+    async def request(self, method: str, path: str, body: Any = None, **params: str) -> Obj:
+        """Send any request and return the decoded JSON; for paths that are no resource (/version ...)."""
+        return await self._request(method, path, params=params, body=body)
+
+    async def get(self, resource: Resource, name: str, namespace: str = "") -> Obj:
+        """Return the object. Raises NotFound."""
+        return await self._request("GET", resource.path(namespace, name))
+
+    async def list(
+        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> Listing:
+        """Return all matching objects, read in one consistent page."""
+        params = _selectors(labels, fields)
+        answer = await self._request("GET", resource.path(namespace), params=params)
+        items = answer.get("items") or []
+        for item in items:  # servers leave these two out of list items
+            item.setdefault("apiVersion", resource.api_version)
+            item.setdefault("kind", resource.kind)
+        return Listing(items, answer["metadata"]["resourceVersion"])
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        resource_version: str = "",
+        labels: str = "",
+        fields: str = "",
+    ) -> AsyncIterator[WatchEvent]:
+        """Yield changes until the server closes the stream. Raises Gone and Unavailable."""
+        params = _selectors(labels, fields) | {"watch": "true", "allowWatchBookmarks": "true"}
+        if resource_version:
+            params["resourceVersion"] = resource_version
+        try:
+            async with self._session.get(
+                resource.path(namespace), params=params, headers=self._headers(), read_bufsize=1 << 20
+            ) as response:
+                if response.status != 200:
+                    _decode(response.status, await response.read())
+                buffer = b""
+                async for chunk in response.content.iter_any():
+                    *lines, buffer = (buffer + chunk).split(b"\n")
+                    for line in lines:
+                        if line:
+                            yield _event(orjson.loads(line))
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(
+                0, "Unreachable", f"watch {resource.plural}: {type(error).__name__}: {error}"
+            ) from error
+
+    async def create(self, resource: Resource, obj: Obj) -> Obj:
+        """Create ``obj`` in its metadata.namespace."""
+        return await self._request("POST", resource.path(obj["metadata"].get("namespace", "")), body=obj)
+
+    async def create_subresource(
+        self, resource: Resource, name: str, namespace: str, subresource: str, body: Obj
+    ) -> Obj:
+        """POST to a subresource."""
+        return await self._request("POST", resource.path(namespace, name, subresource), body=body)
+
+    async def update(self, resource: Resource, obj: Obj, subresource: str = "") -> Obj:
+        """PUT the object or its subresource."""
+        meta = obj["metadata"]
+        path = resource.path(meta.get("namespace", ""), meta["name"], subresource)
+        return await self._request("PUT", path, body=obj)
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Any,
+        namespace: str = "",
+        *,
+        kind: PatchKind = "merge",
+        subresource: str = "",
+        field_manager: str = "",
+        force: bool = False,
+    ) -> Obj:
+        """PATCH the object or its subresource."""
+        params = {}
+        if field_manager or kind == "apply":
+            params["fieldManager"] = field_manager or "podwire"
+        if force:
+            params["force"] = "true"
+        path = resource.path(namespace, name, subresource)
+        return await self._request("PATCH", path, params=params, body=patch, content_type=_PATCH_TYPES[kind])
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str = "",
+        *,
+        grace_period_s: int | None = None,
+        propagation: str = "",
+        uid: str = "",
+    ) -> None:
+        """Delete the object."""
+        options: Obj = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if grace_period_s is not None:
+            options["gracePeriodSeconds"] = grace_period_s
+        if propagation:
+            options["propagationPolicy"] = propagation
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        await self._request("DELETE", resource.path(namespace, name), body=options)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    pairs = {"labelSelector": labels, "fieldSelector": fields}
+    return {k: v for k, v in pairs.items() if v}
+
+
+def _decode(code: int, raw: bytes) -> Obj:
+    try:
+        answer = orjson.loads(raw) if raw else {}
+    except orjson.JSONDecodeError:
+        answer = {"message": raw[:500].decode("utf-8", "replace")}
+    if code >= 400:
+        raise from_status(code, answer if isinstance(answer, dict) else {})
+    return answer
+
+
+def _event(raw: Obj) -> WatchEvent:
+    if raw["type"] == "ERROR":
+        status = raw["object"]
+        error: ApiError = from_status(status.get("code", 500), status)
+        raise Gone(410, "Expired", error.message) if error.code == 410 else error
+    return WatchEvent(raw["type"], raw["object"])

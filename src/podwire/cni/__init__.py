@@ -1,0 +1,1 @@
+"""The CNI plugin, its IPAM, and the invoker that a container runtime uses."""

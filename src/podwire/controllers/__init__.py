@@ -1,0 +1,1 @@
+"""The control loops of a cluster: workloads, scheduling, endpoints, addresses, garbage."""

@@ -1,0 +1,1 @@
+"""The only rooms that touch the machine. Each has values, port, real and fake."""

@@ -1,0 +1,1 @@
+"""Links, addresses, neighbours and FDB entries (rtnetlink)."""

@@ -1,0 +1,1 @@
+"""nftables: whole scripts for the skeleton, netlink for elements."""

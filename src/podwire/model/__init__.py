@@ -1,0 +1,1 @@
+"""Frozen values that every room may use: objects, names, resources, errors. Pure."""

@@ -1,0 +1,1 @@
+"""The container runtime: sandboxes and containers as processes, outliving the agent that asks for them."""

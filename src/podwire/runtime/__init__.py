@@ -1,0 +1,1 @@
+"""What every long-running process stands on: clock, keyed work loop, tasks, logging."""
