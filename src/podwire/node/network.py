@@ -5,33 +5,12 @@ The rooms ``node`` and ``cni`` are strangers; ``lab`` hands one to the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import Protocol
 
+from podwire.model.podnetwork import Attachment, HostPort
 
-@dataclass(frozen=True, slots=True)
-class HostPort:
-    """One ``ports[].hostPort``. ``host_ip`` "" means every address of the node."""
-
-    host_port: int
-    container_port: int
-    protocol: str = "tcp"
-    host_ip: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A pod's place in the network: what identifies it to CNI."""
-
-    sandbox_id: str
-    netns: Path
-    namespace: str
-    name: str
-    uid: str
-    host_ports: tuple[HostPort, ...] = ()
-    annotations: tuple[tuple[str, str], ...] = ()
+__all__ = ["Attachment", "HostPort", "PodNetwork"]
 
 
 class PodNetwork(Protocol):
