@@ -20,7 +20,7 @@ class PodNetwork(Protocol):
     """
 
     async def status(self) -> str:
-        """Return "" when the network can take pods, else why not (node condition NetworkUnavailable / Ready)."""
+        """Return "" when the network can take pods, else why not (node condition NetworkUnavailable)."""
         ...
 
     async def add(self, attachment: Attachment) -> tuple[IPv4Address | IPv6Address, ...]:
