@@ -29,7 +29,10 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A sandbox that exists. ``netns`` is the path in the node's mount namespace (what CNI calls CNI_NETNS)."""
+    """A sandbox that exists. ``netns`` is its path in the node's mount namespace (what CNI calls CNI_NETNS).
+
+    Not ``ready``: stopped; its namespaces are gone.
+    """
 
     spec: SandboxSpec
     netns: Path
@@ -82,6 +85,7 @@ class ContainerSpec:
     supplemental_groups: tuple[int, ...] = ()
     read_only_root: bool = False
     privileged: bool = False
+    no_new_privileges: bool = False  # allowPrivilegeEscalation: false
     capabilities_add: tuple[str, ...] = ()
     capabilities_drop: tuple[str, ...] = ()
     hosts_file: Path | None = None  # mounted at /etc/hosts
@@ -111,12 +115,19 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What an image name resolves to in the catalogue."""
+    """What an image name resolves to in the catalogue.
+
+    ``entrypoint`` and ``default_args`` are ENTRYPOINT and CMD in an image's own words.
+    """
 
     name: str
     kind: Literal["tools", "server", "directory", "binary", "unknown"]
     id: str  # shown as imageID
     entrypoint: tuple[str, ...] = ()
+    default_args: tuple[str, ...] = ()  # the image's CMD: follows the entrypoint when there is no command and no args
+    builtin: str = ""  # the built-in program that is the entrypoint; "" when a file is executed
+    default_ports: tuple[PortSpec, ...] = ()  # what the built-in server listens on when no port is declared
+    path: Path | None = None  # the directory or the binary on the host
     note: str = ""  # shown to the user in an event: what stands in for what
 
 
