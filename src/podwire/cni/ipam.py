@@ -87,9 +87,7 @@ def parse_range(raw: Any, where: str) -> Range:
     last = _parse_within(raw, "rangeEnd", subnet, where) or kind(high)
     gateway = _parse_within(raw, "gateway", subnet, where) or kind(low)
     if int(first) < low or int(last) > high or int(first) > int(last):
-        raise CniError(
-            INVALID_CONFIG, f"{where}: {first} to {last} is no range of {kind(low)} to {kind(high)}"
-        )
+        raise CniError(INVALID_CONFIG, f"{where}: {first} to {last} is no range of {kind(low)} to {kind(high)}")
     chosen = Range(subnet, first, last, gateway)
     if chosen.size < 1:
         raise CniError(INVALID_CONFIG, f"{where}: {first} to {last} holds nothing but the gateway")

@@ -136,3 +136,18 @@ def derive(
         alive = [{"containerID": c, "ifname": i} for c, i in valid_attachments]
         config[GC_KEY] = config[GC_KEY_OLD] = alive
     return config
+
+
+def read_valid_attachments(config: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """Return container id and interface name of every attachment that GC must keep.
+
+    Raises CniError(7) when the list is missing: an absent list is not an empty one, and taking it for
+    one would cut off every pod.
+    """
+    listed = config.get(GC_KEY, config.get(GC_KEY_OLD))
+    if not isinstance(listed, list):
+        raise CniError(INVALID_CONFIG, f"{GC_KEY}: is missing")
+    try:
+        return frozenset((str(a["containerID"]), str(a["ifname"])) for a in listed)
+    except (TypeError, KeyError):
+        raise CniError(INVALID_CONFIG, f"{GC_KEY}: an entry lacks containerID or ifname") from None

@@ -139,9 +139,7 @@ def take_many(directory: str, prefix: str, count: int, answers: multiprocessing.
 def test_processes_at_once_share_a_range(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    workers = [
-        context.Process(target=take_many, args=(str(tmp_path), f"p{n}-", 60, answers)) for n in range(4)
-    ]
+    workers = [context.Process(target=take_many, args=(str(tmp_path), f"p{n}-", 60, answers)) for n in range(4)]
     for worker in workers:
         worker.start()
     everything = [address for _ in workers for address in answers.get(timeout=60)]
