@@ -7,6 +7,7 @@ Deleting what is not there is no error: the wish is fulfilled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from podwire.kernel.link.values import Address, FdbEntry, IPAddress, IPInterface, Link, LinkSpec, Neighbour
@@ -24,7 +25,7 @@ class LinkPort(Protocol):
         ...
 
     def create(self, spec: LinkSpec) -> Link:
-        """Make a link (down) and return it; for a veth, this side's end."""
+        """Make a link (down, but for ``Veth.up``) and return it; for a veth, this side's end."""
         ...
 
     def delete(self, index: int) -> None:
@@ -47,9 +48,7 @@ class LinkPort(Protocol):
         """Make the link a port of a bridge; 0 takes it out."""
         ...
 
-    def set_bridge_port(
-        self, index: int, *, hairpin: bool | None = None, isolated: bool | None = None
-    ) -> None:
+    def set_bridge_port(self, index: int, *, hairpin: bool | None = None, isolated: bool | None = None) -> None:
         """Set flags of a bridge port; None leaves a flag alone."""
         ...
 
@@ -65,10 +64,12 @@ class LinkPort(Protocol):
         """Return the addresses of one link, or of all."""
         ...
 
-    def add_address(
-        self, index: int, interface: IPInterface, *, scope: str = "global", nodad: bool = True
-    ) -> None:
+    def add_address(self, index: int, interface: IPInterface, *, scope: str = "global", nodad: bool = True) -> None:
         """Add an address (IPv4 with the broadcast of its network). Present already: no error."""
+        ...
+
+    def add_addresses(self, index: int, interfaces: Sequence[IPInterface], *, up: bool = False) -> None:
+        """Add global addresses without duplicate detection, and with ``up`` set the link up, in one exchange."""
         ...
 
     def delete_address(self, index: int, interface: IPInterface) -> None:

@@ -47,7 +47,12 @@ class Dummy:
 
 @dataclass(frozen=True, slots=True)
 class Veth:
-    """A veth pair to make: ``name`` here, ``peer`` in ``peer_netns_fd`` (None: here as well)."""
+    """A veth pair to make: ``name`` here, ``peer`` in ``peer_netns_fd`` (None: here as well).
+
+    With ``master``, ``hairpin`` and ``up`` the pair is made, plugged into its bridge and this side set up in
+    one exchange with the kernel. The kernel cannot set the other side up as it makes it (ENOTCONN):
+    ``add_addresses(peer, ..., up=True)`` does, in its namespace.
+    """
 
     name: str
     peer: str
@@ -55,6 +60,9 @@ class Veth:
     mtu_bytes: int = 0
     mac: str = ""
     peer_mac: str = ""
+    master: int = 0  # index of the bridge that this side becomes a port of
+    hairpin: bool = False
+    up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,10 @@ class NetnsPort(Protocol):
         """Make a new namespace, pin it at ``path`` (a bind mount), and set its loopback up."""
         ...
 
+    def make(self) -> int:
+        """Return a descriptor of a new namespace, loopback up, that lives as long as something holds it."""
+        ...
+
     def remove(self, path: Path) -> None:
         """Unpin and forget the namespace at ``path``. Absent: no error."""
         ...

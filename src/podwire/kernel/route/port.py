@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from podwire.kernel.link.values import IPAddress
@@ -19,12 +20,16 @@ class RoutePort(Protocol):
         """Add the route, or overwrite the one with the same destination and metric."""
         ...
 
+    def replace_all(self, routes: Sequence[Route]) -> None:
+        """Replace several, in order, in one exchange with the kernel; raise the first failure at the end."""
+        ...
+
     def delete(self, route: Route) -> None:
         """Remove the route; absent: no error."""
         ...
 
     def lookup(self, destination: IPAddress) -> Route | None:
-        """Return the route that a packet to ``destination`` would take; None when unreachable."""
+        """Return the table's route that a packet to ``destination`` would take; None when unreachable."""
         ...
 
     def close(self) -> None:
