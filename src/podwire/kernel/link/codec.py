@@ -156,6 +156,7 @@ def decode_link(message: Message) -> Link:
     vxlan = None
     if kind == "vxlan" and rt.IFLA_INFO_DATA in details:
         vxlan = _decode_vxlan(name, mac, mtu_bytes, details[rt.IFLA_INFO_DATA])
+    port = decode_attributes(details.get(rt.IFLA_INFO_SLAVE_DATA, b""))
     return Link(
         index=header.link,
         name=name,
@@ -168,6 +169,7 @@ def decode_link(message: Message) -> Link:
         peer_netns_id=netns_id if kind == "veth" else -1,
         alias=decode_text(found.get(rt.IFLA_IFALIAS, b"")),
         vxlan=vxlan,
+        hairpin=port.get(rt.IFLA_BRPORT_MODE, b"\0") != b"\0",
     )
 
 

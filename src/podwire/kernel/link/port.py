@@ -32,6 +32,13 @@ class LinkPort(Protocol):
         """Remove a link; a veth's other end goes with it."""
         ...
 
+    def delete_all(self, indexes: Sequence[int]) -> None:
+        """Remove several links in one act of the kernel.
+
+        Each removal waits about 16 ms for the kernel's readers to move on; this waits once for all.
+        """
+        ...
+
     def set_up(self, index: int, up: bool = True) -> None:
         """Set a link up or down."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Sequence
 
 from podwire.kernel.link import codec
@@ -68,6 +69,24 @@ class RealLinks:
     def delete(self, index: int) -> None:
         """Remove a link; absent: no error."""
         self._do("delete", f"link {index}", Request(rt.RTM_DELLINK, 0, rt.encode_ifinfo(index)), _GONE)
+
+    def delete_all(self, indexes: Sequence[int]) -> None:
+        """Remove several links in one act of the kernel; absent ones: no error.
+
+        They become a group of their own (a number that nobody else draws: 31 random bits) and the
+        group is deleted (`ip link delete group N`).
+        """
+        if len(indexes) < 2:
+            for index in indexes:
+                self.delete(index)
+            return
+        group = u32(rt.IFLA_GROUP, secrets.randbits(31) | 1)
+        for index, reply in zip(
+            indexes, self.socket.transact([codec.link_request(i, group) for i in indexes]), strict=True
+        ):
+            if reply.error is not None and reply.error.errno not in _GONE:
+                raise machine_error(_ROOM, "group", f"link {index}", reply.error.errno, reply.error.text)
+        self._do("delete", f"links {indexes}", Request(rt.RTM_DELLINK, 0, rt.encode_ifinfo() + group), _GONE)
 
     def set_up(self, index: int, up: bool = True) -> None:
         """Set a link up or down."""

@@ -26,6 +26,7 @@ class Link:
     peer_netns_id: int = -1
     alias: str = ""
     vxlan: Vxlan | None = None  # set when kind is "vxlan"
+    hairpin: bool = False  # a bridge port that sends frames back where they came from
 
 
 @dataclass(frozen=True, slots=True)
