@@ -11,25 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from podwire.wire.nfnetlink import Element
 
-@dataclass(frozen=True, slots=True)
-class Element:
-    """One element of a set or map: ``key`` and ``value`` are raw bytes, each field padded to 4 bytes.
-
-    ``value`` None: a set's element. ``verdict``: the value is a jump or goto ("accept", "drop",
-    "goto chain"). ``comment`` appears in `nft list`.
-    """
-
-    key: bytes
-    value: bytes | None = None
-    verdict: str = ""
-    comment: str = ""
-    timeout_s: float = 0.0
+__all__ = ["Element", "ElementChange", "NftPort"]
 
 
 @dataclass(frozen=True, slots=True)
 class ElementChange:
-    """Elements to add to and delete from one set or map of one table."""
+    """Elements to add to and delete from one set or map of one table. Deletions go first.
+
+    To overwrite a map's value, delete the key and add it again.
+    """
 
     family: str  # "ip", "ip6", "inet"
     table: str
@@ -46,7 +38,19 @@ class NftPort(Protocol):
         ...
 
     def change(self, changes: Sequence[ElementChange]) -> None:
-        """Apply element changes: one transaction where it fits the socket, else in order, in chunks."""
+        """Apply element changes: one transaction where it fits the socket, else in order, in chunks.
+
+        Adding what is there with the same value changes nothing; with another value it is an error
+        (AlreadyInUse), as is deleting what is not there. The transaction that fails changes nothing.
+        """
+        ...
+
+    def elements(self, family: str, table: str, set: str) -> tuple[Element, ...] | None:
+        """Return the elements of a set or map, unordered; None when there is no such set."""
+        ...
+
+    def generation(self) -> int:
+        """Return a number that moves with every transaction of anybody in this namespace."""
         ...
 
     def list_table(self, family: str, table: str) -> str | None:
