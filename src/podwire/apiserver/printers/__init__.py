@@ -1,0 +1,1 @@
+"""What ``kubectl get`` prints, kind by kind: columns, and the cells of one object. Pure."""
