@@ -92,9 +92,9 @@ def decode_route(message: Message) -> tuple[int, Route] | None:
     found = decode_attributes(message.body, rt.RTMSG_BYTES)
     flags = header.flags
     if rt.RTA_MULTIPATH in found:
-        _, flags, _, link = _RTNEXTHOP.unpack_from(found[rt.RTA_MULTIPATH])
+        _, flags, _, first = _RTNEXTHOP.unpack_from(found[rt.RTA_MULTIPATH])
         hop = decode_attributes(found[rt.RTA_MULTIPATH], _RTNEXTHOP.size)
-        found = {**hop, **found, rt.RTA_OIF: struct.pack("=i", link)}
+        found = {**hop, **found, rt.RTA_OIF: struct.pack("=i", first)}
     bits = header.destination_bits
     destination: IPv4Network | IPv6Network
     if header.family == rt.AF_INET:
@@ -104,9 +104,12 @@ def decode_route(message: Message) -> tuple[int, Route] | None:
     table = decode_u32(found[rt.RTA_TABLE]) if rt.RTA_TABLE in found else header.table
     metric = decode_u32(found.get(rt.RTA_PRIORITY, bytes(4)))
     metrics = decode_attributes(found.get(rt.RTA_METRICS, b""))
+    link = decode_u32(found.get(rt.RTA_OIF, bytes(4)))
+    if header.type in (rt.RTN_BLACKHOLE, rt.RTN_UNREACHABLE, rt.RTN_PROHIBIT):
+        link = 0  # IPv6 says "lo", IPv4 nothing
     return table, Route(
         destination=destination,
-        link=decode_u32(found.get(rt.RTA_OIF, bytes(4))),
+        link=link,
         via=_gateway(found),
         source=rt.decode_ip(found[rt.RTA_PREFSRC]) if rt.RTA_PREFSRC in found else None,
         onlink=bool(flags & rt.RTNH_F_ONLINK),
