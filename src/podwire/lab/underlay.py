@@ -1,0 +1,89 @@
+"""The network under the nodes: a bridge in the lab's own namespace, one veth a node, no uplink.
+
+underlay0 192.168.71.1/24 ──┬── n0 ═ eth0 192.168.71.10  node-0
+ fd00:71::1/64              ├── n1 ═ eth0 192.168.71.11  node-1
+                            └── ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
+from typing import TypeAlias
+
+from podwire.kernel.link.port import LinkPort
+from podwire.kernel.link.values import Bridge, Veth
+from podwire.kernel.sysctl.port import SysctlPort
+from podwire.lab.config import UNDERLAY, LabConfig
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+IPInterface: TypeAlias = IPv4Interface | IPv6Interface
+
+BRIDGE = "underlay0"
+API_PORT = 6443
+FIRST_NODE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddresses:
+    """Where a node is on the underlay: one address a family, the primary family first."""
+
+    interfaces: tuple[IPInterface, ...]
+    gateways: tuple[IPAddress, ...]
+
+    @property
+    def ips(self) -> tuple[IPAddress, ...]:
+        """The bare addresses."""
+        return tuple(i.ip for i in self.interfaces)
+
+
+def gateway(version: int) -> IPAddress:
+    """Return the underlay's own address, where the API server listens."""
+    return UNDERLAY[version][1]
+
+
+def node_addresses(config: LabConfig, index: int) -> NodeAddresses:
+    """Return the addresses of node number ``index``. IPv6 repeats the last number: fd00:71::10."""
+    interfaces: list[IPInterface] = []
+    for version in config.families:
+        network = UNDERLAY[version]
+        offset = FIRST_NODE + index if version == 4 else int(str(FIRST_NODE + index), 16)
+        interfaces.append(ip_interface(f"{network[offset]}/{network.prefixlen}"))
+    return NodeAddresses(tuple(interfaces), tuple(gateway(v) for v in config.families))
+
+
+def api_addresses(config: LabConfig) -> tuple[IPAddress, ...]:
+    """Return where the API server listens on the underlay, the primary family first."""
+    return tuple(ip_address(gateway(v)) for v in config.families)
+
+
+def build(links: LinkPort, sysctl: SysctlPort, config: LabConfig) -> int:
+    """Make the bridge with its addresses; return its index.
+
+    Forwarding is on and leads nowhere, so that what lies beyond the lab is answered "unreachable" at once.
+    """
+    loopback = links.find("lo")
+    assert loopback is not None, "every network namespace has one"
+    links.set_up(loopback.index)
+    for knob in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+        sysctl.set(knob, "1")
+    bridge = links.create(Bridge(BRIDGE, mtu_bytes=config.underlay_mtu_bytes))
+    for version in config.families:
+        links.add_address(bridge.index, ip_interface(f"{gateway(version)}/{UNDERLAY[version].prefixlen}"))
+    links.set_up(bridge.index)
+    return bridge.index
+
+
+def plug(links: LinkPort, bridge: int, index: int, netns_fd: int, mtu_bytes: int) -> None:
+    """Give the node whose namespace is ``netns_fd`` an eth0 (down) on the bridge."""
+    mac = f"02:71:00:00:{index >> 8:02x}:{index & 255:02x}"  # stable, so that neighbours need not learn again
+    port = links.create(Veth(f"n{index}", "eth0", netns_fd, mtu_bytes=mtu_bytes, peer_mac=mac))
+    links.set_master(port.index, bridge)
+    links.set_up(port.index)
+
+
+def cut(links: LinkPort, index: int, *, heal: bool) -> None:
+    """Partition a node from the underlay, or join it again: its bridge port goes down or up."""
+    port = links.find(f"n{index}")
+    if port is not None:
+        links.set_up(port.index, heal)
