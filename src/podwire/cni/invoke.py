@@ -135,14 +135,15 @@ class Invoker:
         if network.disable_gc:
             return
         living = sorted(set(alive))
-        first: CniError | None = None
-        for cached in list(self._cache.entries()):
-            if (cached.container_id, cached.ifname) in living:
-                continue
-            try:
-                await self.delete(network, RuntimeConf(cached.container_id, "", cached.ifname))
-            except CniError as error:
-                first = first or error
+        stale = [c for c in self._cache.entries() if (c.container_id, c.ifname) not in living]
+        outcomes = await asyncio.gather(
+            *(self.delete(network, RuntimeConf(c.container_id, "", c.ifname)) for c in stale),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, CniError):
+                raise outcome
+        first = next((o for o in outcomes if isinstance(o, CniError)), None)
         if supports(network.version, "GC"):
             for plugin in network.plugins:
                 try:

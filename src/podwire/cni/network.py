@@ -40,6 +40,7 @@ class CniNetwork:
         self._configs = ConfigDirectory(config_directory)
         self._invoker = Invoker(ResultCache(cache_directory), path=path, in_process=in_process)
         self._busy: dict[str, asyncio.Lock] = {}
+        self._added: set[str] = set()  # sandboxes whose ADD began in this process and that had no DEL yet
 
     async def status(self) -> str:
         """Return "" when the network can take pods, else why not."""
@@ -56,6 +57,7 @@ class CniNetwork:
         """
         async with self._speaking("ADD", attachment):
             network = self._configs.current()
+            self._added.add(attachment.sandbox_id)
             result = await self._invoker.add(network, runtime_conf(attachment))
             return pod_addresses(result)
 
@@ -66,6 +68,7 @@ class CniNetwork:
                 network = self._configs.current()
             except CniError:
                 network = None  # the cache knows what the ADD ran with
+            self._added.discard(attachment.sandbox_id)
             await self._invoker.delete(network, runtime_conf(attachment))
 
     async def check(self, attachment: Attachment) -> None:
@@ -76,10 +79,12 @@ class CniNetwork:
     async def collect_garbage(self, alive: tuple[Attachment, ...]) -> None:
         """Give back everything held for sandboxes that are not among ``alive``.
 
-        Call it when the agent starts, with the sandboxes that it found.
+        Call it when the agent starts, with the sandboxes that it found. Sandboxes that were added since
+        then are kept even when the caller's list is older than they.
         """
+        living = {a.sandbox_id for a in alive} | self._added
         try:
-            await self._invoker.collect_garbage(self._configs.current(), [(a.sandbox_id, IFNAME) for a in alive])
+            await self._invoker.collect_garbage(self._configs.current(), [(id, IFNAME) for id in living])
         except CniError as error:
             raise _say("GC", f"{len(alive)} attachments", error) from error
 
