@@ -30,16 +30,15 @@ def table(
     include_object: str,
     list_meta: Mapping[str, Any],
     now: datetime,
-    printer_columns: Sequence[Mapping[str, Any]] | None = None,
     with_definitions: bool = True,
 ) -> Obj:
     """Return the Table of these objects.
 
     ``include_object`` is the request's includeObject: "Metadata" (or ""), "Object" or "None".
-    ``printer_columns`` are a CRD version's additionalPrinterColumns. ``with_definitions`` False leaves
-    out the columns' definitions, as every event of a watch after the first does.
+    ``with_definitions`` False leaves out the columns' definitions, as every event of a watch after the
+    first does.
     """
-    printer = printer_for(kind.group, kind.kind, printer_columns)
+    printer = printer_for(kind.group, kind.kind, kind.printer_columns)
     rows = []
     for obj in objs:
         row: Obj = {"cells": printer.cells(obj, now)}
@@ -66,7 +65,7 @@ def table(
     }
 
 
-def printer_for(group: str, kind: str, printer_columns: Sequence[Mapping[str, Any]] | None = None) -> Printer:
+def printer_for(group: str, kind: str, printer_columns: Sequence[Mapping[str, Any]] = ()) -> Printer:
     """Return how a kind prints: its own way, a CRD's columns, or NAME and AGE."""
     if printer_columns:
         return _custom(printer_columns)

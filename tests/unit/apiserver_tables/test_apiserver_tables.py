@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
+from podwire.apiserver.kinds import Kind
 from podwire.apiserver.printers import jsonpath
 from podwire.apiserver.printers.column import duration
 from podwire.apiserver.printers.pods import summary
@@ -100,14 +101,9 @@ def test_deleting_pods_terminate_unless_finished() -> None:
         assert summary({"metadata": meta, "status": {"phase": phase}}, NOW)[1] == shown
 
 
-class FakeKind(NamedTuple):
-    group: str
-    kind: str
-
-
 def cells(group: str, kind: str, obj: dict[str, Any]) -> list[Any]:
     obj = {"metadata": {"name": "x", "creationTimestamp": ago(minutes=3), **obj.pop("metadata", {})}, **obj}
-    made = table(FakeKind(group, kind), [obj], include_object="None", list_meta={}, now=NOW)  # type: ignore[arg-type]
+    made = table(Kind(group, "v1", kind, "", ""), [obj], include_object="None", list_meta={}, now=NOW)
     assert len(made["rows"][0]["cells"]) == len(made["columnDefinitions"])
     return list(made["rows"][0]["cells"])
 
