@@ -34,6 +34,7 @@ from podwire.cni.spec import (
 InProcess: TypeAlias = Callable[[Request], Awaitable[Json | None]]
 """A plugin in this process: a request in, a result or None out; raises CniError."""
 
+_PROCESSES = 16  # plugins executed at a time: a GC after a crash must not become a fork bomb
 DEFAULT_PATH = (Path("/opt/cni/bin"), Path("/usr/lib/cni"))  # the usual one, and Debian's
 
 
@@ -61,6 +62,7 @@ class Invoker:
     ) -> None:
         self._cache, self._path, self._timeout_s = cache, tuple(path), timeout_s
         self._in_process = dict(in_process or {})
+        self._processes = asyncio.Semaphore(_PROCESSES)
 
     async def add(self, network: NetworkList, runtime: RuntimeConf) -> Result:
         """Run ADD through the chain, in order; keep and return the last result.
@@ -187,7 +189,8 @@ class Invoker:
         try:
             if callee is not None:
                 return await callee(parse_request(env, config))
-            return await self._execute(plugin.type, env, config)
+            async with self._processes:
+                return await self._execute(plugin.type, env, config)
         except CniError as error:
             if error.msg.startswith(f"{plugin.type}:"):
                 raise
@@ -203,8 +206,8 @@ class Invoker:
 
     async def _execute(self, plugin_type: str, env: dict[str, str], config: Json) -> Json | None:
         binary = self._find(plugin_type)
-        # Plugins call iptables, ip ...: they need PATH, and nothing else of the agent's environment.
-        whole = {"PATH": os.environ.get("PATH") or "/usr/sbin:/usr/bin:/sbin:/bin", **env}
+        # Plugins call iptables, ip ...: an agent that was started without PATH must not break them.
+        whole = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **os.environ, **env}
         try:
             process = await asyncio.create_subprocess_exec(
                 str(binary),
