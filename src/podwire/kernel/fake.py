@@ -43,7 +43,6 @@ class FakeNamespace:
     sysctls: dict[str, str] = field(default_factory=dict)
     listeners: list[Callable[[Change], None]] = field(default_factory=list)
     peers: dict[int, tuple[FakeNamespace, int]] = field(default_factory=dict)  # veth: the other end
-    hairpin: set[int] = field(default_factory=set)
     isolated: set[int] = field(default_factory=set)
     indexes: itertools.count[int] = field(default_factory=lambda: itertools.count(2))
 
@@ -83,9 +82,11 @@ class FakeNamespace:
         self.addresses = [a for a in self.addresses if a.link != index]
         self.neighbours = {k: n for k, n in self.neighbours.items() if k[0] != index}
         self.fdb = {k: e for k, e in self.fdb.items() if k[0] != index}
-        self.hairpin.discard(index)
         self.isolated.discard(index)
-        self.links = {i: replace(link, master=0) if link.master == index else link for i, link in self.links.items()}
+        self.links = {
+            i: replace(link, master=0, hairpin=False) if link.master == index else link
+            for i, link in self.links.items()
+        }
 
 
 class FakeMachine:

@@ -67,8 +67,6 @@ class FakeLinks:
         if isinstance(spec, Veth):
             link = self._create_peer(link, spec)
         self._put(link)
-        if isinstance(spec, Veth) and spec.hairpin:
-            here.hairpin.add(link.index)
         return link
 
     def _create_peer(self, link: Link, spec: Veth) -> Link:
@@ -96,6 +94,7 @@ class FakeLinks:
             peer_netns_id=there.id if far else -1,
             master=spec.master,
             up=spec.up,
+            hairpin=bool(spec.master) and spec.hairpin,
         )
 
     def delete(self, index: int) -> None:
@@ -116,6 +115,11 @@ class FakeLinks:
                 gone = there.links.pop(other)
                 there.forget_link(other)
                 there.tell(Change("link", gone, gone=True))
+
+    def delete_all(self, indexes: Sequence[int]) -> None:
+        """Remove several links."""
+        for index in indexes:
+            self.delete(index)
 
     def set_up(self, index: int, up: bool = True) -> None:
         """Set a link up or down; down takes routes and neighbours with it."""
@@ -154,18 +158,20 @@ class FakeLinks:
         link = self._get("set master of", index)
         if master and self._get("set master of", master).kind != "bridge":
             raise _error("set master of", f"link {index}", errno.EOPNOTSUPP)
-        self._put(replace(link, master=master))
+        self._put(replace(link, master=master, hairpin=link.hairpin and bool(master)))
 
     def set_bridge_port(self, index: int, *, hairpin: bool | None = None, isolated: bool | None = None) -> None:
         """Set flags of a bridge port; None leaves a flag alone."""
         here = self.namespace
         if hairpin is None and isolated is None:
             return
-        if not self._get("set bridge port flags of", index).master:
+        link = self._get("set bridge port flags of", index)
+        if not link.master:
             raise _error("set bridge port flags of", f"link {index}", errno.EINVAL)
-        for wanted, flags in ((hairpin, here.hairpin), (isolated, here.isolated)):
-            if wanted is not None:
-                (flags.add if wanted else flags.discard)(index)
+        if hairpin is not None:
+            self._put(replace(link, hairpin=hairpin))
+        if isolated is not None:
+            (here.isolated.add if isolated else here.isolated.discard)(index)
 
     def rename(self, index: int, name: str) -> None:
         """Rename a link."""
