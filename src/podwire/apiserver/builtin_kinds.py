@@ -21,7 +21,8 @@ Namespace              namespaces              C ns      finalize,status
 Node                   nodes                   C no      proxy,status
 PersistentVolume       persistentvolumes       C pv      status
 PersistentVolumeClaim  persistentvolumeclaims  N pvc     status
-Pod                    pods*                   N po      attach,binding,ephemeralcontainers,eviction,exec,log,portforward,proxy,resize,status
+Pod                    pods*                   N po      attach,binding,ephemeralcontainers,eviction,\
+exec,log,portforward,proxy,resize,status
 PodTemplate            podtemplates            N -       -
 ReplicationController  replicationcontrollers* N rc      scale,status
 ResourceQuota          resourcequotas          N quota   status

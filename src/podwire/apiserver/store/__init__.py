@@ -1,0 +1,1 @@
+"""Where objects live: one global revision, durable writes, watchable history."""
