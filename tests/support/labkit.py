@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from podwire.lab import control
+
 KUBECTL = shutil.which("kubectl") or "/usr/bin/kubectl"
 
 
@@ -32,9 +34,12 @@ class Lab:
             "KUBECACHEDIR": str(self.home / "kubectl-cache"),
         }
 
-    def podwire(self, *words: str, check: bool = True, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def podwire(
+        self, *words: str, check: bool = True, timeout_s: float = 60, named: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Run `podwire` on this cluster."""
-        command = [sys.executable, "-m", "podwire", words[0], "--name", self.name, *words[1:]]
+        name = ("--name", self.name) if named else ()
+        command = [sys.executable, "-m", "podwire", words[0], *name, *words[1:]]
         return _run(command, self.environment, check, timeout_s)
 
     def kubectl(
@@ -62,6 +67,15 @@ class Lab:
     def node(self, name: str, *command: str, check: bool = True) -> str:
         """Return what a command on a node prints."""
         return self.podwire("node", name, "--", *command, check=check).stdout
+
+    def kill(self, process: str) -> None:
+        """Send SIGKILL to a process of the cluster, by its name in `podwire status`."""
+        control.call(self.home / self.name / "control.sock", "kill", process=process)
+
+    def process(self, name: str) -> dict[str, Any]:
+        """Return a process's row of `podwire status`."""
+        status = json.loads(self.podwire("status", "-o", "json").stdout)
+        return next(p for p in status["processes"] if p["name"] == name)
 
     def wait(self, what: str, *words: str, timeout_s: int = 40) -> None:
         """Run `kubectl wait --for=WHAT ...`."""

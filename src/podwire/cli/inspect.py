@@ -19,9 +19,8 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print_json(state)
         return 0
-    print(
-        f"{state['name']}: {state['state']}, API at {state['server']}, {state['backend']}, pods {', '.join(state['podCIDR'])}"
-    )
+    head = f"{state['name']}: {state['state']}, API at {state['server']}"
+    print(f"{head}, {state['backend']}, pods {', '.join(state['podCIDR'])}")
     print(f"kubeconfig: {state['kubeconfig']}")
     for p in state["publish"]:
         print(f"published: {p['listen']} -> {p['to']}")

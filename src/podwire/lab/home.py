@@ -21,6 +21,14 @@ def home() -> Path:
     return Path(state) / "podwire"
 
 
+def cache() -> Path:
+    """Return the directory of what can be made again at any time: $PODWIRE_CACHE, else ~/.cache/podwire."""
+    chosen = os.environ.get("PODWIRE_CACHE")
+    if chosen:
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "podwire"
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterDir:
     """The paths of one cluster's state. Nothing here touches the disk but the methods that say so."""

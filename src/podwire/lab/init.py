@@ -39,7 +39,7 @@ class Launch:
 def run(launch: Launch) -> NoReturn:
     """Be lab init. Never returns; the process ends when it is told to stop, and all others with it."""
     try:
-        Lab(launch).serve()
+        (DryLab if launch.config.dry_kernel else Lab)(launch).serve()
     except PodwireError as error:
         _tell(launch.progress, {"error": str(error)})
     except BaseException as error:
@@ -71,8 +71,6 @@ class Lab:
         self.supervisor = Supervisor(self.cluster.logs)
         self.machines: dict[str, Machine] = {}
         self.off: set[str] = set()  # nodes powered off on purpose
-        self.pki = None
-        self._pending = 0
 
     def _settle(self) -> None:
         """Take the log as standard streams and let no terminal signal through."""
@@ -103,10 +101,11 @@ class Lab:
         with self._step("Preparing the underlay and certificates"):
             self._build_underlay()
             plane.warm_up_api()
-            self.pki = plane.prepare_pki(self.config, self.cluster)
+            self.identities = plane.prepare_identities(self.config, self.cluster)
         with self._step("Starting the API server"):
             self._start_api()
             plane.warm_up_nodes()
+            self.cni = plane.build_cni()
             self._power_on_all()
             self._wait_for(["apiserver"], 30.0)
         with self._step(f"Starting controllers and {self.config.nodes} node{'s'[: self.config.nodes != 1]}"):
@@ -138,7 +137,7 @@ class Lab:
         )
 
     def _start_controllers(self) -> None:
-        self.supervisor.start("controllers", lambda ready: plane.run_controllers(self.config, self.cluster, ready))
+        self.supervisor.start("controllers", lambda ready: plane.run_controllers(self.config, self.identities, ready))
 
     def _power_on_all(self) -> None:
         for index in range(self.config.nodes):
@@ -150,7 +149,7 @@ class Lab:
         name = f"{spec.name}-shim"
 
         def pid1() -> None:
-            plane.run_shim(spec, self.config)
+            plane.run_shim(spec, self.config, self.cluster)
 
         keeper = self.supervisor.fork(name, lambda: machine.power_on(spec, theirs, pid1), keep=(theirs.fileno(),))
         theirs.close()
@@ -180,7 +179,7 @@ class Lab:
         def main(ready: Callable[[], None]) -> None:
             machine.enter(
                 self.machines[name],
-                lambda: plane.run_agent(node.spec, self.config, ready),
+                lambda: plane.run_agent(node.spec, self.config, self.identities, self.cni, ready),
             )
 
         self.supervisor.start(f"{name}-agent", main, keep=node.descriptors)
@@ -190,7 +189,9 @@ class Lab:
         sockets = self.launch.publish_sockets
 
         def main(ready: Callable[[], None]) -> None:
-            machine.enter(self.machines[first], lambda: plane.run_publisher(self.config, sockets, ready))
+            machine.enter(
+                self.machines[first], lambda: plane.run_publisher(self.config, self.identities, sockets, ready)
+            )
 
         keep = (*self.machines[first].descriptors, *(s.fileno() for s in sockets))
         self.supervisor.start("publisher", main, keep=keep)
@@ -342,6 +343,36 @@ class Lab:
             self.supervisor.after(0.5, lambda: os._exit(0))
             return
         os._exit(0)
+
+
+class DryLab(Lab):
+    """A cluster on a fake kernel: API, controllers and agents, and nothing that a packet could cross."""
+
+    def _build_underlay(self) -> None:
+        return
+
+    def _power_on_all(self) -> None:
+        return
+
+    def _start_agent(self, name: str) -> None:
+        self.supervisor.start(
+            f"{name}-agent", lambda ready: plane.run_dry_agent(name, self.config, self.identities, ready)
+        )
+
+    def _machine(self, name: str) -> Machine:
+        raise PodwireError(f"{name} exists on a fake kernel only (--dry-kernel): it has no namespaces and no network")
+
+    def op_node_stop(self, request: dict[str, Any], connection: socket.socket, fds: list[int]) -> dict[str, Any]:
+        """End a node's agent."""
+        self.supervisor.hold(f"{request['node']}-agent")
+        self.off.add(request["node"])
+        return {"node": request["node"], "power": "off"}
+
+    def op_node_start(self, request: dict[str, Any], connection: socket.socket, fds: list[int]) -> dict[str, Any]:
+        """Run a node's agent again."""
+        self.supervisor.release(f"{request['node']}-agent")
+        self.off.discard(request["node"])
+        return {"node": request["node"], "power": "on"}
 
 
 def _hang_up(connection: socket.socket, pid: int) -> None:

@@ -80,16 +80,15 @@ def _configure(spec: MachineSpec) -> None:
     from podwire.kernel.route.values import Route
 
     links, routes = RealLinks(), RealRoutes()
-    for name in ("lo", "eth0"):
-        link = links.find(name)
-        assert link is not None, f"{name} was plugged in before"
-        if name == "eth0":
-            for interface in spec.addresses.interfaces:
-                links.add_address(link.index, interface)
-        links.set_up(link.index)
+    by_name = {link.name: link for link in links.links()}
+    eth0 = by_name["eth0"]
+    for interface in spec.addresses.interfaces:
+        links.add_address(eth0.index, interface)
+    links.set_up(by_name["lo"].index)
+    links.set_up(eth0.index)
     for via in spec.addresses.gateways:
         anywhere = ip_network("0.0.0.0/0" if via.version == 4 else "::/0")
-        routes.replace(Route(anywhere, link=link.index, via=via))
+        routes.replace(Route(anywhere, link=eth0.index, via=via))
     links.close()
     routes.close()
 

@@ -125,6 +125,7 @@ class Supervisor:
             os._exit(status)
 
     def _settle_in(self, name: str, keep: tuple[int, ...]) -> None:
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)

@@ -57,6 +57,11 @@ def api_addresses(config: LabConfig) -> tuple[IPAddress, ...]:
     return tuple(ip_address(gateway(v)) for v in config.families)
 
 
+def url_host(address: IPAddress) -> str:
+    """Return an address as it stands in a URL."""
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
 def build(links: LinkPort, sysctl: SysctlPort, config: LabConfig) -> int:
     """Make the bridge with its addresses; return its index.
 
