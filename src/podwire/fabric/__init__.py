@@ -1,1 +1,4 @@
-"""The pod network between nodes: VXLAN and host-gw, flannel-compatible."""
+"""The pod network between nodes, compatible with flannel: VXLAN and host-gw.
+
+Nodes, ConfigMap -> plan (a Path per peer) -> render (routes, neighbours, FDB) -> apply
+"""

@@ -34,7 +34,6 @@ def test_a_fresh_namespace_has_loopback_up(links):
     ("spec", "kind"),
     [
         (Bridge("br0", 1450, "02:00:00:00:00:01"), "bridge"),
-        (Dummy("d0", 1450), "dummy"),
         (Veth("v0", "v1", None, 1450), "veth"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Desired values -> what the kernel, files and the API are told. Pure."""
