@@ -22,7 +22,7 @@ from types import FrameType
 from typing import NoReturn
 
 from podwire.kernel import libc
-from podwire.node.runtime import privileges, rootfs
+from podwire.node.runtime import privileges, rootfs, single_id
 from podwire.node.runtime.images import Program
 from podwire.node.runtime.loop import leave_in_child
 from podwire.node.runtime.values import Mount
@@ -159,6 +159,8 @@ def _take_identity(task: Task, env: Mapping[str, str]) -> None:
     group = privileges.find_account(who.user)[0] if who.group is None and who.user else (who.group or 0)
     if not privileges.is_mapped(group, "gid"):
         group = 0
+    if single_id.has_single_id():
+        single_id.pretend_other_ids()
     privileges.become(who.user, group, who.groups, who.kept)
     if who.no_new_privileges:
         privileges.forbid_new_privileges()

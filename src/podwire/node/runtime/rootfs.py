@@ -114,7 +114,7 @@ def build_root(plan: RootPlan, host: HostView) -> None:
     upper, root = str(plan.base / "upper"), str(plan.base / "root")
     mounts = sorted(((_resolve(lower, m.target), m) for m in plan.mounts), key=lambda pair: pair[0].count("/"))
     _write_upper(upper, lower, plan.hostname, mounts)
-    _mount_layers(plan, host, lower, upper, root)
+    pieces = _mount_layers(plan, host, lower, upper, root)
     _mount_kernel_files(root, plan, host, any(t.startswith("/dev/") and not _in_dev(t) for t, _ in mounts))
     for target, mount in mounts:
         _bind_volume(root + target, mount)
@@ -122,7 +122,10 @@ def build_root(plan: RootPlan, host: HostView) -> None:
         for path in host.hidden:
             if os.path.isdir(root + path):
                 libc.mount("tmpfs", root + path, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV, "mode=755,size=4k")
-    _enter(root, plan.read_only)
+    _enter(root)
+    if plan.read_only:
+        for path in ("/", *pieces):
+            libc.mount("none", path, "", libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY)
 
 
 def bind(source: str, target: str, *, read_only: bool = False) -> None:
@@ -202,7 +205,8 @@ def _is_fresh(done: list[str]) -> bool:
     return bool(done) and done[0] in _FRESH
 
 
-def _mount_layers(plan: RootPlan, host: HostView, lower: str, upper: str, root: str) -> None:
+def _mount_layers(plan: RootPlan, host: HostView, lower: str, upper: str, root: str) -> list[str]:
+    """Put the root together; return the directories that have overlays of their own, "/usr" and so on."""
     work = str(plan.base / "work")
     os.mkdir(work, 0o755)
     os.mkdir(root, 0o755)
@@ -216,13 +220,14 @@ def _mount_layers(plan: RootPlan, host: HostView, lower: str, upper: str, root: 
             if plan.lower is None:
                 for path in host.binds:
                     bind(path, root + path, read_only=True)
-            return
-    _mount_pieces(host, lower, upper, work, root)
+            return []
+    return _mount_pieces(host, lower, upper, work, root)
 
 
-def _mount_pieces(host: HostView, lower: str, upper: str, work: str, root: str) -> None:
+def _mount_pieces(host: HostView, lower: str, upper: str, work: str, root: str) -> list[str]:
     """Cover each top-level directory by itself; the root directory is the upper layer's own."""
     bind(upper, root)
+    covered: list[str] = []
     for name in os.listdir(lower):
         below, target = f"{lower.rstrip('/')}/{name}", f"{root}/{name}"
         if name in _FRESH:
@@ -238,6 +243,7 @@ def _mount_pieces(host: HostView, lower: str, upper: str, work: str, root: str) 
             os.mkdir(f"{work}/{name}")
             try:
                 _overlay(below, f"{upper}/{name}", f"{work}/{name}", target, host.rootless)
+                covered.append(f"/{name}")
                 continue
             except OSError:
                 pass
@@ -245,6 +251,7 @@ def _mount_pieces(host: HostView, lower: str, upper: str, work: str, root: str) 
             bind(below, target, read_only=True)
         except OSError:
             pass  # a directory that this user may not show is empty
+    return covered
 
 
 def _overlay(lower: str, upper: str, work: str, target: str, rootless: bool) -> None:
@@ -354,10 +361,8 @@ def _make_read_only(target: str) -> None:
     libc.mount("none", target, "", flags)
 
 
-def _enter(root: str, read_only: bool) -> None:
+def _enter(root: str) -> None:
     os.chdir(root)
     libc.pivot_root(".", ".")  # the old root is stacked on the new one: pivot_root(2), "pivot_root(".", ".")"
     libc.umount(".", libc.MNT_DETACH)
     os.chdir("/")
-    if read_only:
-        libc.mount("none", "/", "", libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY)
