@@ -1,0 +1,151 @@
+"""Host ports with real packets: from outside, from the node, from the pod's neighbour and the pod itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from podwire.model.errors import MachineError
+from podwire.model.podnetwork import HostPort
+
+pytestmark = pytest.mark.kernel
+
+DUAL = """FLANNEL_NETWORK=10.244.0.0/16
+FLANNEL_SUBNET=10.244.1.1/24
+FLANNEL_IPV6_NETWORK=fd00:10:244::/48
+FLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64
+FLANNEL_MTU=1450
+"""
+
+
+def ask(target, protocol="TCP"):
+    """Return the command that prints what answers there."""
+    return ("socat", "-T1", "-t1", "-", f"{protocol}:{target}{',connect-timeout=1' if protocol == 'TCP' else ''}")
+
+
+def here(*command):
+    """Run a command on the node; return what it prints, "" when it fails."""
+    return subprocess.run(command, capture_output=True, text=True, input="x\n", timeout=20).stdout.strip()
+
+
+def inside(node, pod, *command):
+    return here("nsenter", f"--net={pod.netns}", *command)
+
+
+def tables():
+    return os.popen("nft list tables").read()
+
+
+def test_a_host_port_is_reached_from_everywhere(run_node):
+    async def body(node):
+        client = node.outside("client", "192.0.2.9/24", "192.0.2.1/24")
+        web = node.pod("web", HostPort(8080, 80), HostPort(5353, 53, "udp"))
+        near = node.pod("near")
+        await node.network.add(web)
+        await node.network.add(near)
+        await node.network.check(web)
+        node.serve(web, 80, "hello")
+        node.serve(web, 53, "dgram", "UDP")
+        # from outside the pod sees the client's own address
+        assert inside(node, client, *ask("192.0.2.1:8080")) == "hello [0000:0000:0000:0000:0000:ffff:c000:0209]"
+        assert inside(node, client, *ask("192.0.2.1:5353", "UDP")).startswith("dgram")
+        masqueraded = "hello [0000:0000:0000:0000:0000:ffff:0af4:0101]"
+        assert inside(node, near, *ask("192.0.2.1:8080")) == masqueraded
+        assert inside(node, web, *ask("192.0.2.1:8080")) == masqueraded
+        assert inside(node, near, *ask("10.244.1.1:8080")) == masqueraded
+        assert here(*ask("127.0.0.1:8080")) == masqueraded
+        assert here(*ask("192.0.2.1:8080")).startswith("hello")
+        assert here(*ask("127.0.0.1:80")) == ""  # nobody published that
+        assert inside(node, client, *ask("192.0.2.1:80")) == ""
+        await node.network.delete(web)
+        assert inside(node, client, *ask("192.0.2.1:8080")) == ""
+        assert tables() == ""
+
+    run_node(body)
+
+
+def test_dual_stack_host_ports(run_node):
+    async def body(node):
+        node.subnet_env(DUAL)
+        client = node.outside("client", "2001:db8::9/64", "2001:db8::1/64")
+        web, near = node.pod("web", HostPort(8080, 80)), node.pod("near")
+        await node.network.add(web)
+        await node.network.add(near)
+        node.serve(web, 80, "hello")
+        assert inside(node, client, "socat", "-", "TCP6:[2001:db8::1]:8080") == (
+            "hello [2001:0db8:0000:0000:0000:0000:0000:0009]"
+        )
+        assert inside(node, near, "socat", "-", "TCP6:[2001:db8::1]:8080").startswith("hello [fd00")
+        assert here(*ask("127.0.0.1:8080")).startswith("hello")
+        await node.network.check(web)
+
+    run_node(body)
+
+
+def test_a_host_ip_narrows_the_port(run_node):
+    async def body(node):
+        client = node.outside("client", "192.0.2.9/24", "192.0.2.1/24")
+        os.system("ip address add 192.0.2.2/24 dev u-client")
+        web = node.pod("web", HostPort(8080, 80, host_ip="192.0.2.2"))
+        await node.network.add(web)
+        node.serve(web, 80, "hello")
+        assert inside(node, client, *ask("192.0.2.2:8080")).startswith("hello")
+        assert inside(node, client, *ask("192.0.2.1:8080")) == ""
+        await node.network.check(web)
+
+    run_node(body)
+
+
+def test_a_port_that_is_taken(run_node):
+    async def body(node):
+        first = node.pod("first", HostPort(8080, 80))
+        await node.network.add(first)
+        for second in (
+            node.pod("same", HostPort(8080, 81)),
+            node.pod("narrow", HostPort(9, 9), HostPort(8080, 81, host_ip="192.0.2.1")),
+        ):
+            with pytest.raises(MachineError, match=r"host port 8080/tcp is held by container first \(code 103"):
+                await node.network.add(second)
+            await node.network.delete(second)
+        await node.network.add(node.pod("udp", HostPort(8080, 80, "udp")))
+        await node.network.check(first)
+        await node.network.delete(first)
+        await node.network.add(node.pod("next", HostPort(8080, 80)))
+
+    run_node(body)
+
+
+def test_a_table_that_somebody_flushed_is_noticed_and_made_again(run_node):
+    async def body(node):
+        client = node.outside("client", "192.0.2.9/24", "192.0.2.1/24")
+        web = node.pod("web", HostPort(8080, 80))
+        await node.network.add(web)
+        node.serve(web, 80, "hello")
+        assert os.system("nft flush ruleset") == 0
+        with pytest.raises(MachineError, match="host port 8080 is not in table podwire-hostport"):
+            await node.network.check(web)
+        await node.network.add(node.pod("other", HostPort(8081, 80)))
+        await node.network.check(web)
+        assert inside(node, client, *ask("192.0.2.1:8080")).startswith("hello")
+
+    run_node(body)
+
+
+def test_an_agent_that_is_new_keeps_and_frees_ports(run_node):
+    async def body(node):
+        client = node.outside("client", "192.0.2.9/24", "192.0.2.1/24")
+        web, old = node.pod("web", HostPort(8080, 80)), node.pod("old", HostPort(8081, 80))
+        await node.network.add(web)
+        await node.network.add(old)
+        node.serve(web, 80, "hello")
+        node.serve(old, 80, "old")
+        assert inside(node, client, *ask("192.0.2.1:8081")).startswith("old")
+        fresh = node.restart()
+        await fresh.network.collect_garbage((web,))
+        assert inside(node, client, *ask("192.0.2.1:8081")) == ""
+        assert inside(node, client, *ask("192.0.2.1:8080")).startswith("hello")
+        assert set(os.listdir(node.scratch / "data/cbr0/ports")) == {"epoch", "tcp:8080", "lock"}
+
+    run_node(body)
