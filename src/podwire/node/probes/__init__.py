@@ -1,0 +1,1 @@
+"""Liveness, readiness and startup probes, and the handlers they share with lifecycle hooks."""
