@@ -16,6 +16,11 @@ SOURCE = Path(__file__).parent / "native" / "podwire-cni.c"
 _SHIM = Path(__file__).parent / "shim.py"
 
 
+def find_compiler() -> str:
+    """Return the path of a C compiler; "" when there is none."""
+    return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
+
+
 def build(cache_directory: Path, *, compiler: str | None = None) -> Path:
     """Return the path of an executable podwire-cni in ``cache_directory``, making it where it is missing.
 
@@ -28,7 +33,7 @@ def build(cache_directory: Path, *, compiler: str | None = None) -> Path:
     if compiler is None:
         if path.exists():
             return path
-        compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
+        compiler = find_compiler()
     try:
         cache_directory.mkdir(parents=True, exist_ok=True)
         if compiler and _compile(compiler, path):

@@ -79,14 +79,24 @@ def render_reference(
 
 
 def with_chained(network: Json, *plugins: Json) -> Json:
-    """Return podwire's list with further plugins behind it, at a version that Debian's plugins speak."""
-    return {**network, "cniVersion": REFERENCE_VERSION, "plugins": [*network["plugins"], *plugins]}
+    """Return podwire's list with further plugins behind it, at a version that Debian's plugins speak.
+
+    A capability that one of them declares is left to it: two plugins that publish the same host port
+    would be one too many.
+    """
+    theirs = {name for p in plugins for name, on in (p.get("capabilities") or {}).items() if on}
+    first, *rest = network["plugins"]
+    kept = {name: on for name, on in first.get("capabilities", {}).items() if name not in theirs}
+    chain = [{**first, "capabilities": kept}, *rest, *plugins]
+    return {**network, "cniVersion": REFERENCE_VERSION, "plugins": chain}
 
 
 def _ranges_and_routes(subnets: Sequence[IPNetwork], networks: Sequence[IPNetwork]) -> dict[str, Any]:
+    # The gateway is said, although it is the default: the reference bridge's CHECK finds no route without.
+    gateways = {s.version: s.network_address + 1 for s in reversed(subnets)}
     return {
         "ranges": [[{"subnet": str(s)}] for s in subnets],
-        "routes": [{"dst": str(n)} for n in networks],
+        "routes": [{"dst": str(n), "gw": str(gateways[n.version])} for n in networks if n.version in gateways],
     }
 
 

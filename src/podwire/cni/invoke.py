@@ -251,6 +251,7 @@ def _merge(runtime: RuntimeConf, cached: CachedAttachment) -> RuntimeConf:
     """Return the runtime's words, completed from the ADD's where they are missing."""
     return replace(
         runtime,
+        netns=runtime.netns or cached.netns,
         args=runtime.args or cached.args,
         capability_args=runtime.capability_args or cached.capability_args,
     )
