@@ -15,9 +15,11 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from podwire.kernel import libc
 from podwire.node.runtime.values import Mount
@@ -32,8 +34,8 @@ _DEV_LINKS = {
     "ptmx": "pts/ptmx",
 }
 _FRESH = ("proc", "sys", "dev", "run", "tmp")
-_WRITABLE = ("etc", "usr", "var", "root", "home", "opt", "srv", "mnt", "media", "bin", "sbin", "lib", "lib64")
-_OWN_DIRECTORIES = ("etc", "usr/local/bin", "var/lib", "var/log", "var/cache", "var/tmp", "root")
+_WRITABLE = ("etc", "usr", "var", "root", "opt", "srv", "mnt", "media", "bin", "sbin", "lib", "lib64")
+_OWN_ROOTLESS = ("usr/local/bin", "var/lib", "var/log", "var/cache", "var/tmp", "root")
 _MASKED = ("kcore", "keys", "sched_debug", "timer_list", "latency_stats", "acpi", "scsi")
 _READ_ONLY_PROC = ("sys", "sysrq-trigger", "irq", "bus", "fs")
 # fmt: off
@@ -47,6 +49,8 @@ _NODE_LAYERS = ("/proc", "/sys", "/dev", "/run", "/tmp", "/etc", "/var", "/opt",
 _MOUNT_ATTR_RDONLY = 0x1
 _AT_RECURSIVE = 0x8000
 _SYS_MOUNT_SETATTR = 442
+_READ_ONLY = struct.pack("4Q", _MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
 _PRESERVED = {
     os.ST_NOSUID: libc.MS_NOSUID,
     os.ST_NODEV: libc.MS_NODEV,
@@ -57,12 +61,16 @@ _PRESERVED = {
 }
 
 
+Piece = Literal["link", "empty", "overlay", "bind"]
+
+
 @dataclass(frozen=True, slots=True)
 class HostView:
     """What containers of this node stand on; found out once, when the shim starts.
 
     ``lower``: the directory seen as "/". ``whole``: one overlay may cover it. ``binds``: file systems of the
     host that are mounted below it and are shown read-only. ``hidden``: directories that look empty.
+    ``pieces``: what lies in "/" by name, and how it is shown where one overlay may not cover it all.
     """
 
     lower: str
@@ -71,6 +79,7 @@ class HostView:
     binds: tuple[str, ...]
     hidden: tuple[str, ...]
     dev: str
+    pieces: tuple[tuple[str, Piece], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,24 @@ def observe_host(lower: str, rootless: bool, hidden: Sequence[str], run_dir: Pat
                 binds.append(point)
     dev = run_dir / "dev"
     _make_dev(str(dev))
-    return HostView(lower, not rootless, rootless, tuple(binds), tuple(hidden), str(dev))
+    return HostView(lower, not rootless, rootless, tuple(binds), tuple(hidden), str(dev), _sort_pieces(lower))
+
+
+def _sort_pieces(lower: str) -> tuple[tuple[str, Piece], ...]:
+    pieces: list[tuple[str, Piece]] = []
+    for name in sorted(os.listdir(lower)):
+        path = f"{lower.rstrip('/')}/{name}"
+        if name in _FRESH:
+            continue
+        if os.path.islink(path):
+            pieces.append((name, "link"))
+        elif os.path.isdir(path):
+            try:
+                full = bool(os.listdir(path))
+            except PermissionError:
+                full = True
+            pieces.append((name, ("overlay" if name in _WRITABLE else "bind") if full else "empty"))
+    return tuple(pieces)
 
 
 def build_root(plan: RootPlan, host: HostView) -> None:
@@ -113,7 +139,7 @@ def build_root(plan: RootPlan, host: HostView) -> None:
     lower = plan.lower or host.lower
     upper, root = str(plan.base / "upper"), str(plan.base / "root")
     mounts = sorted(((_resolve(lower, m.target), m) for m in plan.mounts), key=lambda pair: pair[0].count("/"))
-    _write_upper(upper, lower, plan.hostname, mounts)
+    _write_upper(upper, lower, plan.hostname, mounts, _OWN_ROOTLESS if host.rootless else ())
     pieces = _mount_layers(plan, host, lower, upper, root)
     _mount_kernel_files(root, plan, host, any(t.startswith("/dev/") and not _in_dev(t) for t, _ in mounts))
     for target, mount in mounts:
@@ -135,13 +161,16 @@ def bind(source: str, target: str, *, read_only: bool = False) -> None:
         _make_read_only(target)
 
 
-def _write_upper(upper: str, lower: str, hostname: str, mounts: Sequence[tuple[str, Mount]]) -> None:
+def _write_upper(
+    upper: str, lower: str, hostname: str, mounts: Sequence[tuple[str, Mount]], own: Sequence[str]
+) -> None:
     """Put into the writable layer what must be there before it is mounted."""
     os.mkdir(upper, 0o755)
-    for path in (*_FRESH, *_OWN_DIRECTORIES):
+    for name in (*_FRESH, "etc"):
+        os.mkdir(f"{upper}/{name}", 0o755)
+    for path in own:
         _make_directory(upper, lower, "/" + path)
-    with open(upper + "/etc/hostname", "w") as file:
-        file.write(hostname + "\n")
+    _touch(upper + "/etc/hostname", hostname.encode() + b"\n")
     for name in ("hosts", "resolv.conf"):
         _touch(f"{upper}/etc/{name}")
     done: list[str] = []
@@ -173,8 +202,11 @@ def _make_directory(upper: str, lower: str, path: str) -> None:
             os.chmod(upper + so_far, stat.S_IMODE(below.st_mode))
 
 
-def _touch(path: str) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+def _touch(path: str, text: bytes = b"") -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    if text:
+        os.write(fd, text)
+    os.close(fd)
 
 
 def _resolve(root: str, path: str) -> str:
@@ -228,18 +260,17 @@ def _mount_pieces(host: HostView, lower: str, upper: str, work: str, root: str) 
     """Cover each top-level directory by itself; the root directory is the upper layer's own."""
     bind(upper, root)
     covered: list[str] = []
-    for name in os.listdir(lower):
+    for name, piece in host.pieces if lower == host.lower else _sort_pieces(lower):
         below, target = f"{lower.rstrip('/')}/{name}", f"{root}/{name}"
-        if name in _FRESH:
-            continue
-        if os.path.islink(below):
+        if piece == "link":
             if not os.path.lexists(target):
                 os.symlink(os.readlink(below), target)
             continue
-        if not os.path.isdir(below):
-            continue
-        os.makedirs(target, exist_ok=True)
-        if name in _WRITABLE:
+        try:
+            os.mkdir(target)
+        except FileExistsError:
+            pass
+        if piece == "overlay":
             os.mkdir(f"{work}/{name}")
             try:
                 _overlay(below, f"{upper}/{name}", f"{work}/{name}", target, host.rootless)
@@ -247,10 +278,11 @@ def _mount_pieces(host: HostView, lower: str, upper: str, work: str, root: str) 
                 continue
             except OSError:
                 pass
-        try:
-            bind(below, target, read_only=True)
-        except OSError:
-            pass  # a directory that this user may not show is empty
+        if piece != "empty":
+            try:
+                bind(below, target, read_only=True)
+            except OSError:
+                pass  # a directory that this user may not show is empty
     return covered
 
 
@@ -348,10 +380,8 @@ def _bind_volume(target: str, mount: Mount) -> None:
 
 def _make_read_only(target: str) -> None:
     """Write-protect what is mounted at ``target`` and below: mount_setattr(2), or (before 5.12) the top only."""
-    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
-    call = ctypes.CDLL(None, use_errno=True).syscall
     path = os.fsencode(target)
-    if call(_SYS_MOUNT_SETATTR, -100, path, _AT_RECURSIVE, ctypes.byref(attributes), ctypes.c_size_t(32)) == 0:
+    if _syscall(_SYS_MOUNT_SETATTR, -100, path, _AT_RECURSIVE, _READ_ONLY, ctypes.c_size_t(32)) == 0:
         return
     kept = os.statvfs(target).f_flag
     flags = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY
