@@ -1,0 +1,1 @@
+"""Desired rules -> kernel transactions, one module a backend."""
