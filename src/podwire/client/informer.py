@@ -38,14 +38,22 @@ class Informer:
         labels: str = "",
         fields: str = "",
         clock: Clock | None = None,
+        trim: Callable[[Obj], Obj] | None = None,
     ) -> None:
+        """``trim`` may cut away what nobody here reads, before an object is held (memory)."""
         self.resource = resource
+        self._trim = trim
         self.objects: dict[Key, Obj] = {}
         self.synced = asyncio.Event()
         self._client, self._namespace, self._labels, self._fields = client, namespace, labels, fields
         self._clock: Clock = clock or SystemClock()
         self._listeners: list[Listener] = []
         self._resource_version = ""
+
+    @property
+    def resource_version(self) -> str:
+        """The version that ``objects`` is known to reflect; "" before the first list."""
+        return self._resource_version
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener(key, old, new)`` on each change from now on, and once per object now held."""
@@ -100,6 +108,8 @@ class Informer:
                 self._set(key_of(event.object), None if event.type == "DELETED" else event.object)
 
     def _set(self, key: Key, new: Obj | None) -> None:
+        if new is not None and self._trim is not None:
+            new = self._trim(new)
         old = self.objects.pop(key, None) if new is None else self.objects.get(key)
         if new is not None:
             self.objects[key] = new

@@ -1,0 +1,1 @@
+"""Garbage collection by ownerReferences: background, foreground, orphan; over every kind that is served."""

@@ -1,0 +1,1 @@
+"""What every namespace gets when it is born, and how it dies."""

@@ -1,0 +1,1 @@
+"""StatefulSets: pods with stable names, made, replaced and removed in order."""
