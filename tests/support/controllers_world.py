@@ -22,6 +22,25 @@ from podwire.model.resources import NAMESPACES, NODES, PODS, Resource
 from podwire.runtime.clock import SystemClock
 
 
+class NamespacedClient(FakeClient):
+    """The fake with what the API server does for namespaces: spec.finalizers hold them until /finalize."""
+
+    async def delete(self, resource: Resource, name: str, namespace: str = "", **options: Any) -> None:
+        if resource == NAMESPACES:
+            current = await self.get(NAMESPACES, name)
+            if current["spec"].get("finalizers"):
+                # A metadata finalizer makes the fake hold it back; /finalize below takes it off again.
+                held = {"metadata": {"finalizers": ["held"]}, "status": {"phase": "Terminating"}}
+                await self.patch(NAMESPACES, name, held)
+        await super().delete(resource, name, namespace, **options)
+
+    async def update(self, resource: Resource, obj: Obj, subresource: str = "") -> Obj:
+        if subresource == "finalize":
+            assert obj["spec"]["finalizers"] == []
+            return await self.patch(NAMESPACES, obj["metadata"]["name"], {"metadata": {"finalizers": None}})
+        return await super().update(resource, obj, subresource)
+
+
 class World:
     """The fake API, the loops, and what a test wants to know of them."""
 
@@ -155,7 +174,7 @@ async def running_world(
     config: ControllersConfig = CONFIG, nodes: int = 3, client: FakeClient | None = None
 ) -> AsyncIterator[World]:
     """Yield a cluster of ready nodes with every loop running."""
-    client = client or FakeClient()
+    client = client or NamespacedClient()
     for name in ("default", "kube-system"):
         client.seed(NAMESPACES, namespace(name))
     for n in range(nodes):
