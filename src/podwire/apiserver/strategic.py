@@ -124,13 +124,20 @@ def _ordered(items: list[Any], order: Any, key: str, before: Sequence[Any]) -> l
     def name(element: Any) -> Any:
         return element.get(key) if key and isinstance(element, dict) else element
 
-    wanted = [name(e) for e in order]
-    theirs = sorted((i for i in items if name(i) in wanted), key=lambda i: wanted.index(name(i)))
-    ours = [i for i in items if name(i) not in wanted]
-    old = [name(e) for e in before]
+    places: dict[Any, Any] = {name(i): i for i in items}
+    wanted = [name(e) for e in order if name(e) in places]
+    rest = [n for n in places if n not in wanted]
+    return [places[n] for n in weave(wanted, rest, [name(e) for e in before])]
+
+
+def weave(wanted: Sequence[Any], rest: Sequence[Any], before: Sequence[Any]) -> list[Any]:
+    """Return both lists as one: ``wanted`` in its order, each of ``rest`` before the first of ``wanted``
+    that it stood before in ``before``, otherwise at the end."""
+    theirs, ours = list(dict.fromkeys(wanted)), list(rest)
+    old = {name: place for place, name in enumerate(before)}
     result: list[Any] = []
     while ours and theirs:
-        mine, his = name(ours[0]), name(theirs[0])
-        first = mine in old and his in old and old.index(mine) < old.index(his)
+        mine, his = ours[0], theirs[0]
+        first = mine in old and his in old and old[mine] < old[his]
         result.append((ours if first else theirs).pop(0))
     return result + theirs + ours

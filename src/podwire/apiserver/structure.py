@@ -76,6 +76,10 @@ class Structure:
                 return self.rest
         return child
 
+    def knows(self, name: str) -> bool:
+        """Return whether ``name`` is a field of a struct, not an entry of a map."""
+        return name in self._properties
+
     @property
     def rest(self) -> Structure:
         """The shape of values under names that are not fields (a map's values)."""
