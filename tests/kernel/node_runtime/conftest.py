@@ -32,16 +32,35 @@ class ShimProcess:
     pid: int
     rootless: bool
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def kill(self) -> None:
         """End the shim and all that is in its pid namespace."""
         if self.pid:
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self.pid = 0
 
+    @property
+    def shim_pid(self) -> int:
+        """The shim's own pid, as seen from here."""
+        return self.descendants()[1]
+
+    def descendants(self) -> list[int]:
+        """Return the pids of init, shim, and what is below them, parents before children."""
+        found, todo = [], [self.pid]
+        while todo:
+            one = todo.pop(0)
+            try:
+                with open(f"/proc/{one}/task/{one}/children") as file:
+                    children = [int(c) for c in file.read().split()]
+            except OSError:
+                continue
+            found += children
+            todo += children
+        return found
+
 
 def start_shim(shared: Path, rootless: bool, config: Callable[[Path], ShimConfig]) -> ShimProcess:
-    """Fork a shim that is pid 1 of its own pid namespace."""
+    """Fork an init, pid 1 of its own pid namespace, with a shim below it, as a lab has them."""
     reader, writer = os.pipe()
     middle = os.fork()
     if middle == 0:
@@ -55,7 +74,10 @@ def start_shim(shared: Path, rootless: bool, config: Callable[[Path], ShimConfig
                 libc.mount("tmpfs", "/run", "tmpfs")
                 os.close(reader)
                 os.close(writer)
-                main(config(shared))
+                if os.fork() == 0:
+                    main(config(shared))
+                while True:  # be the lab's init: reap what is orphaned
+                    os.wait()
             os.write(writer, str(pid).encode())
             os.close(writer)
             status = os.waitpid(pid, 0)[1]
@@ -105,7 +127,22 @@ def shim(request: pytest.FixtureRequest, shared: Path) -> Iterator[ShimProcess]:
         pytest.skip("needs root")
     process = start_shim(shared, rootless, lambda d: ShimConfig(node_name="n", socket_path=d / "shim.sock"))
     yield process
-    process.kill(signal.SIGKILL)
+    process.kill()
+
+
+@pytest.fixture
+def start_another(shared: Path) -> Iterator[Callable[[], ShimProcess]]:
+    """Start shims, one after the other, on the same socket."""
+    started: list[ShimProcess] = []
+
+    def start() -> ShimProcess:
+        process = start_shim(shared, True, lambda d: ShimConfig(node_name="n", socket_path=d / "shim.sock"))
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture
@@ -157,3 +194,9 @@ def spec(shared: Path) -> ContainerSpec:
         log_path=shared / "log" / "0.log",
         server_facts=(("pod", "web"), ("namespace", "default"), ("node", "n"), ("ip", "10.0.0.1")),
     )
+
+
+@pytest.fixture
+def shim_starter() -> Callable[[Path, bool, Callable[[Path], ShimConfig]], ShimProcess]:
+    """``start_shim``, for tests with a configuration of their own."""
+    return start_shim

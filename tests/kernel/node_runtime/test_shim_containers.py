@@ -261,7 +261,7 @@ async def test_the_nodes_own_network_and_processes(
 ) -> None:
     sandbox = replace(sandbox_spec, host_network=True, host_pid=True, host_ipc=True)
     await start(real, sandbox, spec, "sh", "-c", "sleep 1000 & sleep 1000")
-    assert "shim" in await run(real, spec.id, "cat", "/proc/1/comm")
+    assert "shim" in await run(real, spec.id, "cat", "/proc/2/comm")
     await real.stop_container(spec.id, 0)
     await real.start_container(replace(spec, id="c-1"))
     assert (await run(real, "c-1", "sh", "-c", "cat /proc/[0-9]*/comm")).split().count("sleep") == 1

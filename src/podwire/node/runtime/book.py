@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -74,7 +74,7 @@ class Book:
     def stop_sandbox(self, id: str, done: Callable[[], None]) -> None:
         """Kill what runs in it, let go of its namespaces, and call ``done``."""
         pod = self._pods.get(id)
-        if pod is None or not pod.ready:
+        if pod is None:
             done()
             return
         pod.ready = False
@@ -85,7 +85,7 @@ class Book:
             nonlocal left
             left -= 1
             if left <= 0:
-                self._release(pod)
+                _release(pod, self._children)
                 done()
 
         for record in running:
@@ -93,13 +93,6 @@ class Book:
             containers.send_signal(record.main, signal.SIGKILL)
         if not running:
             ended()
-
-    def _release(self, pod: Pod) -> None:
-        if pod.pause_pid:
-            containers.send_signal(self._children.get(pod.pause_pid, Child(0, -1, 0)), signal.SIGKILL)
-            os.close(pod.pause_pidfd)
-            pod.pause_pid, pod.pause_pidfd = 0, -1
-        pod.namespaces.close()
 
     def remove_sandbox(self, id: str, done: Callable[[], None]) -> None:
         """Stop it, forget it and its containers, and call ``done``."""
@@ -329,6 +322,19 @@ class Book:
 
 def _runs(record: Record) -> bool:
     return record.main.pidfd >= 0
+
+
+def _release(pod: Pod, children: Mapping[int, Child]) -> None:
+    """Let go of the pod's namespaces; a second time: nothing to do."""
+    if pod.pause_pid:
+        pause = children.get(pod.pause_pid)
+        if pause is not None:
+            containers.send_signal(pause, signal.SIGKILL)
+        os.close(pod.pause_pidfd)
+        pod.pause_pid, pod.pause_pidfd = 0, -1
+    if not pod.released:
+        pod.released = True
+        pod.namespaces.close()
 
 
 def _show(pod: Pod) -> Sandbox:

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 import termios
 from collections.abc import Callable, Mapping, Sequence
@@ -131,6 +132,8 @@ def _connect(task: Task, sync: socket.socket) -> None:
         fds = [os.dup(fd) for fd in task.stdio]  # duplicates first: one may stand where another goes
         for number, fd in enumerate(fds):
             os.dup2(fd, number, inheritable=True)
+            if task.identity.user and stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.fchown(fd, task.identity.user, -1)  # or it could not open /dev/stdout
         return
     master, slave = os.openpty()
     fds_out = array.array("i", [master])

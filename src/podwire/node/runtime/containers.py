@@ -33,6 +33,7 @@ class Pod:
     namespaces: Namespaces
     created_at: float
     ready: bool = True
+    released: bool = False
     pause_pid: int = 0
     pause_pidfd: int = -1
 

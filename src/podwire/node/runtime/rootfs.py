@@ -108,6 +108,10 @@ def observe_host(lower: str, rootless: bool, hidden: Sequence[str], run_dir: Pat
             if not covered and not point.startswith(str(run_dir)) and os.path.isdir(point):
                 binds.append(point)
     dev = run_dir / "dev"
+    try:
+        libc.umount(str(dev), libc.MNT_DETACH)  # an earlier shim's
+    except OSError:
+        pass
     _make_dev(str(dev))
     return HostView(lower, not rootless, rootless, tuple(binds), tuple(hidden), str(dev), _sort_pieces(lower))
 
