@@ -58,7 +58,8 @@ class Kernel:
 
     ``links`` is bound to the node's namespace. ``open_links`` opens a second one (removals wait for the
     kernel and are done in a thread), ``open_pod`` is called inside a pod's namespace, ``open_nft`` when
-    the first host port is published.
+    the first host port is published. ``is_netns`` says whether a path is a network namespace, and
+    ``close_netns`` closes what ``netns.open`` returned.
     """
 
     links: LinkPort
@@ -67,6 +68,8 @@ class Kernel:
     open_links: Callable[[], LinkPort]
     open_pod: OpenPod
     open_nft: Callable[[], NftPort]
+    is_netns: Callable[[str], bool] = is_live_netns
+    close_netns: Callable[[int], None] = os.close
 
 
 class PodwireCni:
@@ -190,7 +193,7 @@ class PodwireCni:
             ports = Reservations(directory / "ports")
             for part in (store, ports):
                 with part.locked():
-                    part.reclaim(current_epoch(), is_live_netns)
+                    part.reclaim(current_epoch(), self._kernel.is_netns)
             self._reclaimed.add(directory)
         return store
 
@@ -210,13 +213,13 @@ class PodwireCni:
         if request.netns_fd >= 0:
             yield request.netns_fd
             return
-        if not is_live_netns(request.netns):
+        if not self._kernel.is_netns(request.netns):
             raise CniError(INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns}: no network namespace is there")
         fd = self._kernel.netns.open(Path(request.netns))
         try:
             yield fd
         finally:
-            os.close(fd)
+            self._kernel.close_netns(fd)
 
 
 def _read_subnet_env(settings: Settings) -> SubnetEnv | None:

@@ -149,8 +149,8 @@ def test_portmap_and_tuning_chained_behind_podwire(run_node):
 def kernel_shapes():
     """Whether this kernel has the queueing discipline that the plugin `bandwidth` sets."""
     probe = (
-        "ip link add a type veth peer name b && tc qdisc add dev a root tbf rate 1mbit burst 10k latency 25ms"
-        " && ip link add c type ifb"
+        "ip link add v0 type veth peer name v1 && tc qdisc add dev v0 root tbf rate 1mbit burst 10k latency 25ms"
+        " && ip link add f0 type ifb"
     )
     done = subprocess.run(["unshare", "-rn", "sh", "-c", probe], capture_output=True)
     return done.returncode == 0
