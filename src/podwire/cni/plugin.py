@@ -89,9 +89,6 @@ class PodwireCni:
         """
         if request.command == "VERSION":
             return render_versions(str(request.config.get("cniVersion") or "1.1.0"))
-        if request.command == "GC":
-            await self._collect_garbage(request)
-            return None
         settings = parse_settings(request)
         try:
             match request.command:
@@ -101,6 +98,8 @@ class PodwireCni:
                     await self._delete(settings, request.container_id, request.ifname)
                 case "CHECK":
                     self._check(request, settings)
+                case "GC":
+                    await self._collect_garbage(request, settings)
                 case _:
                     self._status(settings)
         except MachineError as error:
@@ -168,9 +167,8 @@ class PodwireCni:
         except CniError as error:
             raise CniError(NOT_AVAILABLE, error.msg, error.details) from error
 
-    async def _collect_garbage(self, request: Request) -> None:
+    async def _collect_garbage(self, request: Request, settings: Settings) -> None:
         alive = read_valid_attachments(request.config)
-        settings = parse_settings(request)
         with self._store(settings).locked():
             owners = {o.key for o in self._store(settings).owners().values()}
         stale = [key for key in sorted(owners) if key not in alive]
