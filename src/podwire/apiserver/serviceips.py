@@ -1,0 +1,191 @@
+"""Cluster IPs and node ports: given out, taken back, refused as kube-apiserver does.
+
+State is in memory, rebuilt from the Services in the store at the start; the store's commit order makes
+that exact. Automatic addresses avoid the lower, "static" part of a range while there is room
+(KEP-3070), so that hand-picked addresses such as the cluster DNS stay free; likewise node ports (KEP-3682).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+from podwire.apiserver.errors import FieldError, internal, invalid, invalid_value
+from podwire.apiserver.kinds import Kind
+from podwire.model.objects import Obj
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+NODE_PORTS = (30000, 32767)
+_MAX_RANGE = 1 << 20  # addresses of a range that are given out at random; larger v6 ranges are cut
+
+
+class ServiceIps:
+    """What is taken. ``networks`` in order of preference: the first is the primary family."""
+
+    def __init__(self, networks: Sequence[Network], node_ports: tuple[int, int] = NODE_PORTS) -> None:
+        self._networks = {_family(n): n for n in networks}
+        self._families = [_family(n) for n in networks]
+        self._node_ports = node_ports
+        self._addresses: set[Address] = set()
+        self._ports: set[tuple[str, int]] = set()
+
+    @property
+    def families(self) -> Sequence[str]:
+        """The cluster's IP families, the primary first: "IPv4", "IPv6"."""
+        return self._families
+
+    def restore(self, services: Iterable[Obj]) -> None:
+        """Take in what the stored Services hold."""
+        for service in services:
+            self._addresses.update(_addresses(service))
+            self._ports.update(_ports(service))
+
+    def release(self, service: Obj) -> None:
+        """Take back what a deleted Service held."""
+        self._addresses.difference_update(_addresses(service))
+        self._ports.difference_update(_ports(service))
+
+    def allocate(self, kind: Kind, new: Obj, old: Obj | None) -> Callable[[], None]:
+        """Complete ``new`` with addresses and ports; return what undoes it. Raises 422 and 500.
+
+        What only ``old`` held is taken back at once, and given again by the undo.
+        """
+        before = set(_addresses(old)) if old else set()
+        before_ports = set(_ports(old)) if old else set()
+        saved = (set(self._addresses), set(self._ports)) if old else None
+        self._addresses -= before
+        self._ports -= before_ports
+        try:
+            self._allocate_addresses(kind, new)
+            self._allocate_ports(kind, new)
+        except Exception:
+            if saved is not None:
+                self._addresses, self._ports = saved
+            raise
+        taken, taken_ports = set(_addresses(new)), set(_ports(new))
+        self._addresses |= taken
+        self._ports |= taken_ports
+
+        def undo() -> None:
+            self._addresses.difference_update(taken - before)
+            self._addresses.update(before)
+            self._ports.difference_update(taken_ports - before_ports)
+            self._ports.update(before_ports)
+
+        return undo
+
+    def _allocate_addresses(self, kind: Kind, service: Obj) -> None:
+        spec = service["spec"]
+        if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
+            return
+        name = service["metadata"]["name"]
+        given = list(spec.get("clusterIPs") or ())
+        chosen: list[str] = []
+        for n, family in enumerate(spec.get("ipFamilies") or self._families[:1]):
+            network = self._networks.get(family)
+            if network is None:
+                raise invalid(
+                    kind, name, [invalid_value(f"spec.ipFamilies[{n}]", family, "not configured on this cluster")]
+                )
+            if n < len(given) and given[n]:
+                chosen.append(self._claim(kind, name, network, given[n], n))
+            else:
+                chosen.append(str(self._pick(network, name)))
+        spec["clusterIPs"] = chosen
+        spec["clusterIP"] = chosen[0]
+
+    def _claim(self, kind: Kind, name: str, network: Network, text: str, n: int) -> str:
+        address = ip_address(text)
+        why = ""
+        if address not in network or address in (network.network_address, network.broadcast_address):
+            why = f"provided IP is not in the valid range. The range of valid IPs is {network}"
+        elif address in self._addresses:
+            why = "provided IP is already allocated"
+        if why:
+            detail = f"failed to allocate IP {text}: {why}"
+            raise invalid(kind, name, [invalid_value("spec.clusterIPs", [text], detail)])
+        return str(address)
+
+    def _pick(self, network: Network, name: str) -> Address:
+        size = min(network.num_addresses, _MAX_RANGE)
+        last = size - 2 if network.version == 4 else size - 1
+        low = 1 + min(max(16, size // 16), 256) if size > 32 else 1
+        base = int(network.network_address)
+        make = IPv4Address if network.version == 4 else IPv6Address
+        for _ in range(32):
+            address = make(base + random.randint(min(low, last), last))
+            if address not in self._addresses:
+                return address
+        for offset in (*range(low, last + 1), *range(1, low)):
+            address = make(base + offset)
+            if address not in self._addresses:
+                return address
+        raise internal(f"failed to allocate a serviceIP: range {network} is full (Service {name})")
+
+    def _allocate_ports(self, kind: Kind, service: Obj) -> None:
+        spec = service["spec"]
+        wants = spec.get("type") == "NodePort" or (
+            spec.get("type") == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts", True)
+        )
+        name = service["metadata"]["name"]
+        mine: set[tuple[str, int]] = set()
+        problems: list[FieldError] = []
+        for n, port in enumerate(spec.get("ports") or ()):
+            protocol, number = port.get("protocol", "TCP"), port.get("nodePort", 0)
+            if number:
+                why = self._port_problem(protocol, number)
+                if why and (protocol, number) not in mine:
+                    problems.append(invalid_value(f"spec.ports[{n}].nodePort", number, why))
+            elif wants:
+                number = port["nodePort"] = self._pick_port(protocol, mine, spec["ports"])
+            if number:
+                mine.add((protocol, number))
+        if wants and spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
+            if not spec.get("healthCheckNodePort"):
+                spec["healthCheckNodePort"] = self._pick_port("TCP", mine, ())
+            elif (why := self._port_problem("TCP", spec["healthCheckNodePort"])) != "":
+                problems.append(invalid_value("spec.healthCheckNodePort", spec["healthCheckNodePort"], why))
+        if problems:
+            raise invalid(kind, name, problems)
+
+    def _port_problem(self, protocol: str, number: int) -> str:
+        low, high = self._node_ports
+        if not low <= number <= high:
+            return f"provided port is not in the valid range. The range of valid ports is {low}-{high}"
+        return "provided port is already allocated" if (protocol, number) in self._ports else ""
+
+    def _pick_port(self, protocol: str, mine: set[tuple[str, int]], ports: Sequence[dict[str, Any]]) -> int:
+        # A Service's TCP and UDP port of one number share one node port (DNS).
+        low, high = self._node_ports
+        static = min(max(16, (high - low + 1) // 32), 128)
+        for first, last in ((low + static, high), (low, high)):
+            for _ in range(64):
+                number = random.randint(min(first, last), last)
+                if (protocol, number) not in self._ports and (protocol, number) not in mine:
+                    return number
+            for number in range(first, last + 1):
+                if (protocol, number) not in self._ports and (protocol, number) not in mine:
+                    return number
+        raise internal(f"failed to allocate a nodePort: range {low}-{high} is full")
+
+
+def _family(network: Network) -> str:
+    return f"IPv{network.version}"
+
+
+def _addresses(service: Obj) -> Iterable[Address]:
+    spec = service["spec"]
+    if spec.get("type") == "ExternalName":
+        return ()
+    return [ip_address(a) for a in spec.get("clusterIPs") or () if a and a != "None"]
+
+
+def _ports(service: Obj) -> Iterable[tuple[str, int]]:
+    spec = service["spec"]
+    found = [(p.get("protocol", "TCP"), p["nodePort"]) for p in spec.get("ports") or () if p.get("nodePort")]
+    if spec.get("healthCheckNodePort"):
+        found.append(("TCP", spec["healthCheckNodePort"]))
+    return found
