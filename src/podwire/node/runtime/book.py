@@ -123,9 +123,7 @@ class Book:
         if spec.id in self._records:
             raise MachineError(ROOM, "start container", spec.name, f"container {spec.id} exists already")
         image = self.catalogue.look_up(spec.image)
-        record, sync = containers.launch(
-            spec, image, pod, self._ground, self._loop, partial(self._streams_ended, spec.id)
-        )
+        record, sync = containers.launch(spec, image, pod, self._ground, self._loop)
         self._records[spec.id] = record
         self._children[record.main.pid] = record.main
         shares = pod.spec.host_pid or pod.pause_pidfd >= 0
@@ -155,9 +153,6 @@ class Book:
         containers.end(record)
         for listener in list(self.listeners):
             listener.send({"event": protocol.to_wire(record.now)})
-
-    def _streams_ended(self, id: str) -> None:
-        """Nothing: a program may close its output and go on."""
 
     def stop_container(self, id: str, grace_s: float, number: int, done: Callable[[Container], None]) -> None:
         """Signal it, kill it after ``grace_s``, and call ``done`` with the exited container."""

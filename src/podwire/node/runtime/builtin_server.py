@@ -76,7 +76,7 @@ class Server:
                 return 1
         if self._options.tcp or self._options.udp:
             ports = [f"{p}/tcp" for p in self._options.tcp] + [f"{p}/udp" for p in self._options.udp]
-            print("podwire built-in server: listening on", " ".join(ports), flush=True)
+            os.write(1, f"podwire built-in server: listening on {' '.join(ports)}\n".encode())
         while not self._leaving:
             self._turn()
         for listener in self._listeners:

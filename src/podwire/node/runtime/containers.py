@@ -120,9 +120,7 @@ def fork(pid_namespace: int | None, home: int, body: Callable[[], None]) -> int:
     return pid
 
 
-def launch(
-    spec: ContainerSpec, image: Image, pod: Pod, ground: Ground, loop: Loop, on_streams_end: Callable[[], None]
-) -> tuple[Record, socket.socket]:
+def launch(spec: ContainerSpec, image: Image, pod: Pod, ground: Ground, loop: Loop) -> tuple[Record, socket.socket]:
     """Fork the container; return its record and the socket that tells how the start went.
 
     Raises MachineError when it cannot even be tried.
@@ -136,7 +134,7 @@ def launch(
         log = CriLog(spec.log_path, spec.log_max_bytes, spec.log_max_files)
     except OSError as error:
         raise MachineError(ROOM, "open log of container", spec.name, error) from error
-    streams = Streams(loop, log, on_streams_end)
+    streams = Streams(loop, log)
     stdio = None if spec.tty else _open_stdio(spec, streams)
     task = _describe_task(spec, image, program, kept, stdio, ground)
     root = rootfs.RootPlan(

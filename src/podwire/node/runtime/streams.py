@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -99,8 +98,8 @@ def _stamp() -> bytes:
 class Streams:
     """The shim's ends of a container's pipes or terminal. Descriptors are owned from here on."""
 
-    def __init__(self, loop: Loop, log: CriLog, on_end: Callable[[], None]) -> None:
-        self._loop, self._log, self._on_end = loop, log, on_end
+    def __init__(self, loop: Loop, log: CriLog) -> None:
+        self._loop, self._log = loop, log
         self._sources: dict[int, int] = {}
         self._watchers: dict[int, _Watcher] = {}
         self.stdin: int | None = None
@@ -117,11 +116,6 @@ class Streams:
         """Pump the master side of the container's terminal, which takes its input, too."""
         self.terminal = fd
         self.add_source(STDOUT, fd)
-
-    @property
-    def ended(self) -> bool:
-        """Whether every stream has ended."""
-        return not self._sources
 
     def attach(self) -> int:
         """Return a new descriptor on which frames of the output arrive; the caller passes it on and closes it."""
@@ -230,8 +224,6 @@ class Streams:
         if self.terminal == fd:
             self.terminal = None
         os.close(fd)
-        if not self._sources:
-            self._on_end()
 
 
 class _Watcher:
