@@ -20,7 +20,7 @@ from podwire.cni.spec import (
     IPConfig,
     IPNetwork,
 )
-from podwire.cni.store import LAST, Owner, Reservations
+from podwire.cni.store import LAST, Owner, Reservations, parse_owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,29 +163,22 @@ class AddressPool:
         nothing new stays reserved then.
         """
         with self._store.locked():
-            held = self._read_held()
+            names = self._store.names()
+            mine = [a for a in map(_parse_name, self._store.names_of(owner.key, names)) if a is not None]
             fresh: list[IPAddress] = []
             try:
-                return tuple(self._pick_all(owner, tuple(requested), held, fresh))
+                return tuple(self._pick_all(owner, tuple(requested), mine, frozenset(names), fresh))
             except CniError:
                 for address in fresh:
                     self._store.give_back(str(address))
                 raise
 
-    def _read_held(self) -> dict[IPAddress, Owner]:
-        held: dict[IPAddress, Owner] = {}
-        for name, owner in self._store.owners().items():
-            try:
-                held[ip_address(name)] = owner
-            except ValueError:
-                continue  # not ours: somebody's note in the directory
-        return held
-
     def _pick_all(
         self,
         owner: Owner,
         requested: tuple[IPAddress, ...],
-        held: Mapping[IPAddress, Owner],
+        mine: Sequence[IPAddress],
+        held: frozenset[str],
         fresh: list[IPAddress],
     ) -> Iterator[IPConfig]:
         for address in requested:
@@ -194,63 +187,47 @@ class AddressPool:
                 raise CniError(ADDRESS_TAKEN, f"requested address {address} is in no range", ranges)
         for index, group in enumerate(self._sets):
             wanted = [a for a in requested if any(a in r for r in group)]
+            already = [a for a in mine if any(a in r for r in group)]
             if len(wanted) > 1:
                 raise CniError(ADDRESS_TAKEN, f"{wanted[0]} and {wanted[1]} are asked of one range set")
-            mine = [a for a, o in held.items() if o.key == owner.key and any(a in r for r in group)]
-            if wanted:
-                address = self._take_requested(owner, wanted[0], held, fresh)
-            elif mine:
-                address = min(mine, key=int)
+            if wanted and wanted[0] not in already:
+                address = self._take_requested(owner, wanted[0], fresh)
+            elif wanted or already:
+                address = wanted[0] if wanted else min(already, key=int)
             else:
                 address = self._take_next(owner, index, group, held, fresh)
             chosen = next(r for r in group if address in r)
             yield IPConfig(ip_interface(f"{address}/{chosen.subnet.prefixlen}"), chosen.gateway)
 
-    def _take_requested(
-        self, owner: Owner, address: IPAddress, held: Mapping[IPAddress, Owner], fresh: list[IPAddress]
-    ) -> IPAddress:
-        holder = held.get(address)
-        if holder is not None and holder.key == owner.key:
-            return address
-        if holder is not None or not self._store.take(str(address), owner):
-            by = f"container {holder.container_id}" if holder is not None else "somebody else"
+    def _take_requested(self, owner: Owner, address: IPAddress, fresh: list[IPAddress]) -> IPAddress:
+        if not self._store.take(str(address), owner):
+            holder = parse_owner(self._store.read(str(address)) or "").container_id
+            by = f"container {holder}" if holder else "somebody else"
             raise CniError(ADDRESS_TAKEN, f"requested address {address} is held by {by}")
         fresh.append(address)
         return address
 
     def _take_next(
-        self,
-        owner: Owner,
-        index: int,
-        group: RangeSet,
-        held: Mapping[IPAddress, Owner],
-        fresh: list[IPAddress],
+        self, owner: Owner, index: int, group: RangeSet, held: frozenset[str], fresh: list[IPAddress]
     ) -> IPAddress:
-        last = self._read_last(index)
+        last = _parse_name(self._store.read(f"{LAST}{index}") or "")
         # Begin in the range that holds the last address, then go round through the others.
         start = next((i for i, r in enumerate(group) if last is not None and last in r), None)
         order = [*group[start:], *group[:start]] if start is not None else list(group)
         for position, chosen in enumerate(order):
             for address in chosen.after(last if start is not None and position == 0 else None):
-                if address not in held and self._store.take(str(address), owner):
+                name = str(address)
+                if name not in held and self._store.take(name, owner):
                     fresh.append(address)
-                    self._store.remember(f"{LAST}{index}", str(address))
+                    self._store.remember(f"{LAST}{index}", name)
                     return address
         raise _exhausted(group, held)
-
-    def _read_last(self, index: int) -> IPAddress | None:
-        text = self._store.read(f"{LAST}{index}")
-        try:
-            return ip_address(text) if text else None
-        except ValueError:
-            return None
 
     def release(self, container_id: str, ifname: str) -> None:
         """Give back everything that one attachment holds; nothing held: no error."""
         with self._store.locked():
-            for name, owner in self._store.owners().items():
-                if owner.key == (container_id, ifname):
-                    self._store.give_back(name)
+            for name in self._store.names_of((container_id, ifname), self._store.names()):
+                self._store.give_back(name)
 
     def release_except(self, alive: Collection[tuple[str, str]]) -> tuple[Owner, ...]:
         """Give back what nobody among ``alive`` (container id, ifname) holds; return who lost it."""
@@ -263,12 +240,21 @@ class AddressPool:
     def held_by(self, container_id: str, ifname: str) -> tuple[IPAddress, ...]:
         """Return the addresses that one attachment holds."""
         with self._store.locked():
-            return tuple(a for a, o in self._read_held().items() if o.key == (container_id, ifname))
+            names = self._store.names_of((container_id, ifname), self._store.names())
+        return tuple(a for a in map(_parse_name, names) if a is not None)
 
 
-def _exhausted(group: RangeSet, held: Mapping[IPAddress, Owner]) -> CniError:
+def _parse_name(name: str) -> IPAddress | None:
+    """Return the address that a reservation is of; None for somebody's note in the directory."""
+    try:
+        return ip_address(name)
+    except ValueError:
+        return None
+
+
+def _exhausted(group: RangeSet, held: Iterable[str]) -> CniError:
     size = sum(r.size for r in group)
-    used = sum(1 for a in held if any(a in r for r in group))
+    used = sum(1 for a in map(_parse_name, held) if any(a in r for r in group))
     names = " and ".join(str(r) for r in group)
     return CniError(
         RANGE_EXHAUSTED,

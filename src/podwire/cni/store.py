@@ -15,7 +15,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +156,11 @@ class Reservations:
             if target is not None:
                 held[name] = parse_owner(target)
         return held
+
+    def names_of(self, key: tuple[str, str], names: Iterable[str]) -> list[str]:
+        """Return those of the names that this container id and interface hold."""
+        prefix = f"{key[0]} {key[1]} "
+        return [n for n in names if (self.read(n) or "").startswith(prefix)]
 
     def read(self, name: str) -> str | None:
         """Return the target of a link; None when there is none of that name."""
