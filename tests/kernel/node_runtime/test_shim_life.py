@@ -82,8 +82,8 @@ async def test_a_new_shim_is_found_and_lost_containers_are_announced(
 async def test_nothing_is_left_of_removed_pods(
     real: RealRuntime, shim: Shim, sandbox_spec: SandboxSpec, spec: ContainerSpec
 ) -> None:
-    pid = shim.shim_pid
     await real.version()
+    pid = shim.shim_pid
     before = sorted(os.listdir(f"/proc/{pid}/fd"))
 
     async def live(number: int) -> None:
