@@ -50,18 +50,22 @@ async def run(
     clock: Clock | None = None,
     *,
     netns: NetnsPort | None = None,
-    started: Callable[[Agent], None] | None = None,
+    on_ready: Callable[[], None] | None = None,
+    on_start: Callable[[Agent], None] | None = None,
 ) -> None:
     """Be the node until cancelled. Containers go on when it ends; the next run adopts them.
 
-    ``netns`` enters pods for port-forward (None: refused). ``started`` is told the agent once it is up.
+    ``netns`` enters pods for port-forward (None: refused). ``on_ready`` is called once the node has
+    registered and knows its pods; ``on_start`` is then told the agent itself.
     """
     clock = clock or SystemClock()
     async with asyncio.TaskGroup() as group:
         agent = Agent(config, client, runtime, network, clock, group)
         await agent.start(netns)
-        if started is not None:
-            started(agent)
+        if on_start is not None:
+            on_start(agent)
+        if on_ready is not None:
+            on_ready()
 
 
 class Agent:
@@ -117,7 +121,7 @@ class Agent:
         self._nodes.listen(lambda key, old, new: self._heartbeat.observe(new))
         spawn(self._nodes.run())
         spawn(self._follow_runtime())
-        if self.config.tls_cert_pem:
+        if self.config.tls_cert_pem and (self.config.bind or not self.config.dry):
             from podwire.node.server import serve
 
             spawn(serve(self, netns))

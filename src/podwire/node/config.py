@@ -28,6 +28,7 @@ class NodeConfig:
     taints: tuple[Mapping[str, str], ...] = ()
     max_pods: int = 110
     port: int = 10250
+    bind: tuple[str, ...] = ()  # where the endpoint listens; (): on ``addresses``, and on dry nodes nowhere
     tls_cert_pem: str = ""  # "" : no HTTPS endpoint
     tls_key_pem: str = field(default="", repr=False)
     client_ca_pem: str = ""

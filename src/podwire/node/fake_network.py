@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from podwire.client.errors import ApiError
+from podwire.client.port import Client
 from podwire.model.errors import MachineError
 from podwire.model.podnetwork import Attachment
+from podwire.model.resources import NODES
 from podwire.node.config import Address
 
 
 class FakeNetwork:
     """``node.network.PodNetwork`` of the dry kernel."""
 
-    def __init__(self, cidrs: Sequence[str] | Callable[[], Sequence[str]] = ("10.244.0.0/24",)) -> None:
-        """``cidrs``: the node's podCIDRs, or how to learn them; without any it is not ready."""
-        self._cidrs = cidrs if callable(cidrs) else lambda: cidrs
+    def __init__(
+        self, client: Client | None = None, node: str = "", *, cidrs: Sequence[str] = ("10.244.0.0/24",)
+    ) -> None:
+        """With a client, the podCIDRs are those of the Node object; it is not ready before it has them."""
+        self._client, self._node = client, node
+        self._cidrs = () if client is not None else tuple(cidrs)
         self._held: dict[str, tuple[Address, ...]] = {}
         self._last: dict[str, int] = {}
         self.problem = ""  # set by tests: why the network is not ready
@@ -23,14 +29,20 @@ class FakeNetwork:
 
     async def status(self) -> str:
         """Return "" when there is a podCIDR."""
-        return self.problem or ("" if self._cidrs() else "the node has no podCIDR yet")
+        if not self._cidrs and self._client is not None:
+            try:
+                spec = (await self._client.get(NODES, self._node)).get("spec") or {}
+            except ApiError as error:
+                return f"the node's podCIDR is not known: {error.message}"
+            self._cidrs = tuple(spec.get("podCIDRs") or ())
+        return self.problem or ("" if self._cidrs else "the node has no podCIDR yet")
 
     async def add(self, attachment: Attachment) -> tuple[Address, ...]:
         """Return an address of each podCIDR; the same again for the same sandbox."""
         if self.refusal:
             raise MachineError("cni", "add", attachment.sandbox_id, self.refusal)
         if attachment.sandbox_id not in self._held:
-            networks = [ip_network(c) for c in self._cidrs()]
+            networks = [ip_network(c) for c in self._cidrs]
             self._held[attachment.sandbox_id] = tuple(self._next(n) for n in networks)
         return self._held[attachment.sandbox_id]
 

@@ -50,7 +50,7 @@ class Bench:
                 self.runtime,
                 self.network,
                 SystemClock(),
-                started=lambda a: setattr(self, "agent", a),
+                on_start=lambda a: setattr(self, "agent", a),
             )
         )
         try:

@@ -430,5 +430,9 @@ class PodWorker:
         )
         return pod_status(self.pod, view, timestamp(self._node.clock.now()))
 
+    def why_waiting(self, name: str) -> str:
+        """Return the reason that a container has not been started: ContainerCreating and the like."""
+        return self._waiting.get(name, ("ContainerCreating", ""))[0]
+
     def _publish(self, *, terminating: bool = False) -> None:
         self._node.statuses.set(self.pod, self.status(terminating=terminating))
