@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -75,21 +77,55 @@ class Node:
         """Run a command in the pod's network."""
         return run("nsenter", f"--net={pod.netns}", *command, check=check)
 
-    def serve(self, pod: Attachment, port: int, answer: str, protocol: str = "TCP") -> subprocess.Popen[bytes]:
+    def serve(self, pod: Attachment, port: int, answer: str, protocol: str = "TCP") -> None:
         """Answer every connection (or datagram) to a port with a word and the client's address."""
-        kind = f"{protocol}6-LISTEN" if protocol == "TCP" else "UDP6-RECVFROM"
-        process = subprocess.Popen(
-            ["nsenter", f"--net={pod.netns}", "socat", f"{kind}:{port},fork,reuseaddr,ipv6only=0",
-             f"SYSTEM:echo {answer} $SOCAT_PEERADDR"],
-            preexec_fn=lambda: libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL),
-        )  # fmt: skip
-        state = "listening" if protocol == "TCP" else "unconnected"
-        flag = "-t" if protocol == "TCP" else "-u"
-        for _ in range(100):
-            if f":{port}" in self.inside(pod, "ss", "-nl", flag, "state", state):
-                return process
-            subprocess.run(["sleep", "0.02"], check=True)
-        raise AssertionError(f"socat did not listen on {port}")
+        listener = self._socket(pod, socket.AF_INET6, protocol)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(("::", port))
+        if protocol == "TCP":
+            listener.listen()
+        act = _answer_connections if protocol == "TCP" else _answer_datagrams
+        threading.Thread(target=act, args=(listener, answer), daemon=True).start()
+
+    def ask(self, pod: Attachment | None, address: str, port: int, protocol: str = "TCP") -> str:
+        """Return what answers at an address, seen from a pod or (None) the node; "" when it is refused."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with self._socket(pod, family, protocol) as client:
+            client.settimeout(20)
+            try:
+                client.connect((address, port))
+                client.send(b"x")
+                return client.recv(1000).decode()
+            except ConnectionError:
+                return ""
+
+    def _socket(self, pod: Attachment | None, family: int, protocol: str) -> socket.socket:
+        kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
+        if pod is None:
+            return socket.socket(family, kind)
+        fd = self.netns.open(pod.netns)
+        try:
+            return self.netns.within(fd, lambda: socket.socket(family, kind))
+        finally:
+            os.close(fd)
+
+
+def _say(answer: str, peer: tuple[str, int]) -> bytes:
+    return f"{answer} {peer[0].removeprefix('::ffff:')}".encode()
+
+
+def _answer_connections(listener: socket.socket, answer: str) -> None:
+    while True:
+        connection, peer = listener.accept()
+        with connection:
+            connection.recv(1)
+            connection.sendall(_say(answer, peer))
+
+
+def _answer_datagrams(listener: socket.socket, answer: str) -> None:
+    while True:
+        _, peer = listener.recvfrom(100)
+        listener.sendto(_say(answer, peer), peer)
 
 
 def run(*command: str, check: bool = True) -> str:
@@ -181,5 +217,5 @@ def run_node(request: pytest.FixtureRequest, tmp_path: Path) -> RunNode:
 
 
 async def _call(body: Callable[[Node], Awaitable[None]], scratch: Path) -> None:
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(120):
         await body(make_node(scratch))

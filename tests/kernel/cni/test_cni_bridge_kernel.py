@@ -46,7 +46,7 @@ def test_a_pod_sees_what_flannel_pods_see(run_node):
         (port,) = json.loads(node.inside(third, "ip", "-j", "link", "show", "lo"))
         assert "UP" in port["flags"]
         for target in ("10.244.1.1", "10.244.1.2", "10.244.1.3", "10.244.1.4"):
-            node.inside(third, "ping", "-c1", "-W2", target)
+            node.inside(third, "ping", "-c1", "-W10", target)
 
     run_node(body)
 
@@ -57,8 +57,8 @@ def test_dual_stack_is_usable_at_once(run_node):
         a, b = node.pod("a"), node.pod("b")
         assert await node.network.add(a) == (ip_address("10.244.1.2"), ip_address("fd00:10:244:1::2"))
         await node.network.add(b)
-        node.inside(b, "ping", "-c1", "-W2", "fd00:10:244:1::2")
-        node.inside(b, "ping", "-c1", "-W2", "fd00:10:244:1::1")
+        node.inside(b, "ping", "-c1", "-W10", "fd00:10:244:1::2")
+        node.inside(b, "ping", "-c1", "-W10", "fd00:10:244:1::1")
         routes = lines(node.inside(b, "ip", "-6", "route"))
         assert "default via fd00:10:244:1::1 dev eth0 metric 1024 pref medium" in routes
         assert "fd00:10:244::/48 via fd00:10:244:1::1 dev eth0 metric 1024 pref medium" in routes
@@ -73,7 +73,7 @@ def test_ipv6_only(run_node):
         a, b = node.pod("a"), node.pod("b")
         assert await node.network.add(a) == (ip_address("fd00:10:244:1::2"),)
         await node.network.add(b)
-        node.inside(b, "ping", "-c1", "-W2", "fd00:10:244:1::2")
+        node.inside(b, "ping", "-c1", "-W10", "fd00:10:244:1::2")
 
     run_node(body)
 
@@ -227,7 +227,7 @@ def test_somebody_deletes_the_bridge(run_node):
         await node.network.add(a)
         assert os.system("ip link delete cni0") == 0
         await node.network.add(b)
-        node.inside(b, "ping", "-c1", "-W2", "10.244.1.1")
+        node.inside(b, "ping", "-c1", "-W10", "10.244.1.1")
         await node.network.check(b)
         with pytest.raises(MachineError, match="no port of cni0"):
             await node.network.check(a)
@@ -246,7 +246,7 @@ def test_another_pod_range(run_node):
         await node.network.delete(b)
         await node.network.delete(a)
         assert await node.network.add(b) == (ip_address("10.244.7.3"),)
-        node.inside(b, "ping", "-c1", "-W2", "10.244.7.1")
+        node.inside(b, "ping", "-c1", "-W10", "10.244.7.1")
         assert "10.244.1.1" not in os.popen("ip address show cni0").read()
 
     run_node(body)
