@@ -125,8 +125,10 @@ def _in_proportion(rollout: Rollout, active: Sequence[Obj]) -> Sizes:
         share = _share(rollout, s, to_add, added) if to_add else 0
         sizes[s["metadata"]["name"]] = replicas_of(s) + share
         added += share
-    first = ranked[0]["metadata"]["name"]
-    sizes[first] = max(0, sizes[first] + to_add - added)
+    left = to_add - added  # what rounding left over goes to the first, then to the next
+    for name, size in sizes.items():
+        sizes[name] = max(0, size + left)
+        left -= sizes[name] - size
     return sizes
 
 

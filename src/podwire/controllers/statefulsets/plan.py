@@ -118,21 +118,8 @@ def _fill(settings: Settings, pods: Mapping[int, Obj], current: str, update: str
         elif not settings.ordered or _is_healthy(pod, settings, now):
             continue
         if settings.ordered:
-            if not create and not delete and pod is not None and _is_stale_and_stuck(settings, n, pod, update):
-                return None  # waiting for it would wait for ever: let the update replace it
             return Step(tuple(create), tuple(delete))
     return Step(tuple(create), tuple(delete)) if create or delete else None
-
-
-def _is_stale_and_stuck(settings: Settings, ordinal: int, pod: Obj, update: str) -> bool:
-    """Return whether a pod of an old revision never became ready, and a rolling update is to replace it."""
-    return (
-        not settings.on_delete
-        and ordinal >= settings.start + settings.partition
-        and revision_of(pod) != update
-        and not is_deleting(pod)
-        and phase(pod) == "Pending"
-    )
 
 
 def _is_healthy(pod: Obj, settings: Settings, now: datetime) -> bool:
