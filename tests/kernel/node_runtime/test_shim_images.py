@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shutil
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from podwire.model.errors import MachineError
 from podwire.node.runtime.real import RealRuntime
 from podwire.node.runtime.shim import ShimConfig
-from podwire.node.runtime.values import Container, ContainerSpec, SandboxSpec
+from podwire.node.runtime.values import Container, ContainerSpec, Mount, SandboxSpec
 
 pytestmark = pytest.mark.kernel
 
@@ -26,6 +30,18 @@ def announce(argv: Sequence[str]) -> int:
     return 3
 
 
+def copy_program(name: str, root: Path) -> None:
+    """Copy a program of the host's with its libraries."""
+    source = shutil.which(name)
+    assert source is not None
+    shutil.copy(source, root / "bin" / name)
+    listed = subprocess.run(["ldd", source], capture_output=True, text=True, check=True).stdout
+    for library in re.findall(r"(/\S+) \(", listed):
+        target = root / library.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)
+
+
 @pytest.fixture(params=["root", "rootless"])
 async def mapped(request: pytest.FixtureRequest, shared: Path, shim_starter: Any) -> AsyncIterator[RealRuntime]:
     """A client of a shim with images of its user's."""
@@ -35,6 +51,10 @@ async def mapped(request: pytest.FixtureRequest, shared: Path, shim_starter: Any
     (root / "bin").mkdir(parents=True)
     (root / "etc").mkdir()
     (root / "etc" / "motd").write_text("of the image\n")
+    (root / "etc" / "resolv.conf").symlink_to("/run/systemd/resolve/stub-resolv.conf")
+    (root / "var").mkdir()
+    (root / "var" / "outside").symlink_to("../../../../etc")
+    copy_program("cat", root)
     (shared / "tool").write_text("#!/bin/sh\necho tool $0 $*\n")
     (shared / "tool").chmod(0o755)
     (shared / "secret").mkdir()
@@ -80,11 +100,25 @@ async def test_a_mapped_binary(mapped: RealRuntime, sandbox_spec: SandboxSpec, s
     assert (lines, container.exit_code) == (["tool /usr/local/bin/tool x"], 0)
 
 
-async def test_a_mapped_directory(mapped: RealRuntime, sandbox_spec: SandboxSpec, spec: ContainerSpec) -> None:
+async def test_a_mapped_directory(
+    mapped: RealRuntime, sandbox_spec: SandboxSpec, spec: ContainerSpec, shared: Path
+) -> None:
     assert (await mapped.image("mine")).kind == "directory"
-    await mapped.run_sandbox(sandbox_spec)
-    with pytest.raises(Exception, match="stat /bin/ls: no such file"):
-        await mapped.start_container(replace(spec, image="mine", command=("/bin/ls",)))
+    (shared / "resolv").write_text("nameserver 10.96.0.10\n")
+    (shared / "linked").write_text("through the link\n")
+    asked = replace(
+        spec,
+        image="mine",
+        command=("cat", "/etc/motd", "/etc/resolv.conf", "/etc/hostname", "/etc/linked"),
+        resolv_file=shared / "resolv",
+        mounts=(Mount(shared / "linked", "/var/outside/linked"),),
+    )
+    container, lines = await run_to_end(mapped, sandbox_spec, asked)
+    assert lines == ["of the image", "nameserver 10.96.0.10", "web-host", "through the link"]
+    assert container.exit_code == 0
+    with pytest.raises(MachineError, match="stat /bin/ls: no such file"):
+        await mapped.start_container(replace(spec, id="c-1", image="mine", command=("/bin/ls",)))
+    assert sorted(os.listdir(shared / "rootfs" / "etc")) == ["motd", "resolv.conf"]
 
 
 async def test_hidden_directories_look_empty(

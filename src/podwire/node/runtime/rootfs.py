@@ -35,6 +35,7 @@ _DEV_LINKS = {
 }
 _FRESH = ("proc", "sys", "dev", "run", "tmp")
 _WRITABLE = ("etc", "usr", "var", "root", "opt", "srv", "mnt", "media", "bin", "sbin", "lib", "lib64")
+_OWN_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")  # never what the host's links lead to
 _OWN_ROOTLESS = ("usr/local/bin", "var/lib", "var/log", "var/cache", "var/tmp", "root")
 _MASKED = ("kcore", "keys", "sched_debug", "timer_list", "latency_stats", "acpi", "scsi")
 _READ_ONLY_PROC = ("sys", "sysrq-trigger", "irq", "bus", "fs")
@@ -175,8 +176,8 @@ def _write_upper(
     for path in own:
         _make_directory(upper, lower, "/" + path)
     _touch(upper + "/etc/hostname", hostname.encode() + b"\n")
-    for name in ("hosts", "resolv.conf"):
-        _touch(f"{upper}/etc/{name}")
+    for path in _OWN_FILES[1:]:
+        _touch(upper + path)
     done: list[str] = []
     for target, mount in mounts:
         inside = any(target.startswith(f"/{fresh}/") for fresh in _FRESH)
@@ -215,6 +216,8 @@ def _touch(path: str, text: bytes = b"") -> None:
 
 def _resolve(root: str, path: str) -> str:
     """Return ``path`` as seen inside ``root`` without its symbolic links, so that none leads outside."""
+    if path in _OWN_FILES:
+        return path
     todo = [p for p in path.split("/") if p and p != "."]
     done: list[str] = []
     for _ in range(200):
