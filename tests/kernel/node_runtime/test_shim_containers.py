@@ -224,6 +224,7 @@ async def test_containers_of_a_pod_share_the_network_and_nothing_else(
     await real.start_container(replace(spec, id="c-1"))
     assert "pod: web\nnamespace: default\nnode: n" in await run(real, "c-1", "curl", "-s", "http://localhost")
     assert await run(real, "c-1", "curl", "-s", "http://127.0.0.1/hostname") == "web-host"
+    assert (await run(real, spec.id, "cat", "/proc/1/cmdline")).strip("\0") == "nginx\0-g\0daemon off;"
     await run(real, spec.id, "touch", "/etc/here")
     assert "No such file" in await run(real, "c-1", "ls", "/etc/here")
     assert "sleep" not in await run(real, spec.id, "sh", "-c", "cat /proc/[0-9]*/comm")

@@ -129,8 +129,9 @@ async def test_the_shim_ends_its_containers_when_told_to_leave(
 ) -> None:
     await real.run_sandbox(sandbox_spec)
     await real.start_container(spec)
+    await real.exec(spec.id, ["sleep", "1000"])
     inside = shim.descendants()
-    assert len(inside) == 3
+    assert len(inside) == 4
     os.kill(shim.shim_pid, signal.SIGTERM)
     await until_gone(inside[1:])
 

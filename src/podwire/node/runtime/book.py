@@ -297,11 +297,14 @@ class Book:
         self.listeners.discard(peer)
 
     def kill_all(self) -> None:
-        """Kill every process and wait for the end of each; for the shim's own end."""
+        """Kill every process and wait for the end of all; for the shim's own end.
+
+        In whatever order they end: pid 1 of a container goes only after its commands have been reaped.
+        """
         for one in list(self._children.values()):
             containers.send_signal(one, signal.SIGKILL)
-        for one in list(self._children.values()):
-            os.waitid(os.P_PID, one.pid, os.WEXITED)
+        while self._children:
+            self._children.pop(os.wait()[0], None)
 
     def _record(self, id: str, act: str) -> Record:
         if id not in self._records:

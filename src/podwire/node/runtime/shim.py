@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -56,6 +57,7 @@ def main(config: ShimConfig) -> NoReturn:
     code = 0
     try:
         libc.set_process_name(f"shim-{config.node_name}" if config.node_name else "shim")
+        child.show_command_line(("podwire-shim", config.node_name))
         _serve(config)
     except BaseException as error:
         _log.error("shim-failed", node=config.node_name, error=f"{type(error).__name__}: {error}")
@@ -64,6 +66,8 @@ def main(config: ShimConfig) -> NoReturn:
 
 
 def _serve(config: ShimConfig) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # about eight descriptors a pod
     loop = Loop()
     listener = _listen(config.socket_path)
     layers, netns = config.run_dir / "containers", config.run_dir / "netns"
