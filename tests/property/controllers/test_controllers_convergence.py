@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 from controllers_world import NamespacedClient, World, running_world, template
@@ -15,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from podwire.client.errors import Unavailable
+from podwire.client.port import WatchEvent
 from podwire.model.objects import Obj, controller_of, is_deleting, is_ready
 from podwire.model.resources import PODS, REPLICASETS, Resource
 
 
 class Hostile(NamespacedClient):
-    """Loses answers: before the server saw the request, or after it did what was asked."""
+    """Loses answers, before the server saw the request or after it did what was asked; tells news late."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -37,6 +39,12 @@ class Hostile(NamespacedClient):
         if self._fails():
             raise Unavailable(0, "Unreachable", "lost after")
         return made
+
+    async def watch(self, resource: Resource, namespace: str = "", **options: Any) -> AsyncIterator[WatchEvent]:
+        async for event in super().watch(resource, namespace, **options):
+            if resource == PODS:
+                await asyncio.sleep(self._random.choice((0, 0, 0.001, 0.02)))
+            yield event
 
     async def delete(self, resource: Resource, name: str, namespace: str = "", **options: Any) -> None:
         await super().delete(resource, name, namespace, **options)
