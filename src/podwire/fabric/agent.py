@@ -167,7 +167,7 @@ class FabricAgent:
         self._waiting_for = ""
         settings, homes, own = found
         self._keeper.settle(settings, homes, own, self._nodes.objects)
-        self._keep_masquerade(homes, check)
+        self._keep_masquerade(settings, homes, check)
         self._write_subnet_file(settings, homes)
         self.ready.set()
 
@@ -187,9 +187,9 @@ class FabricAgent:
 
     # --- what stands beside the routes ---
 
-    def _keep_masquerade(self, homes: tuple[Home, ...], check: bool) -> None:
+    def _keep_masquerade(self, settings: FabricConfig, homes: tuple[Home, ...], check: bool) -> None:
         """Apply the masquerade tables when they changed, or (``check``) when someone else changed them."""
-        script = masquerade.render(homes)
+        script = masquerade.render(settings, homes)
         families = [masquerade.family_of(home) for home in homes]
         if script != self._masquerade:
             unused = [f for f in self._masquerade_families if f not in families]

@@ -31,7 +31,8 @@ DUAL = FabricConfig((NET4, NET6))
         ("subnet-ipv4.env", subnetenv.render(V4, (HOME4,))),
         ("subnet-dual.env", subnetenv.render(DUAL, (HOME4, HOME6))),
         ("subnet-hostgw.env", subnetenv.render(replace(V4, backend="host-gw"), (HOME4,))),
-        ("masquerade-dual.nft", masquerade.render((HOME4, HOME6))),
+        ("masquerade-hostgw.nft", masquerade.render(replace(V4, backend="host-gw"), (HOME4,))),
+        ("masquerade-dual.nft", masquerade.render(DUAL, (HOME4, HOME6))),
     ],
 )
 def test_golden(name, text):
@@ -114,7 +115,7 @@ def test_an_administrator_s_public_ip_is_announced():
 @pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
 def test_nft_takes_the_masquerade_script_twice():
     """In a network namespace of its own, which ends with the shell."""
-    script = masquerade.render((HOME4, HOME6))
+    script = masquerade.render(DUAL, (HOME4, HOME6))
     done = subprocess.run(
         ["unshare", "-rn", "sh", "-c", "nft -f /dev/stdin <<E && nft -f /dev/stdin <<F && nft list ruleset\n"
          f"{script}E\n{script}F\n"],
