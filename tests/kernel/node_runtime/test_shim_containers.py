@@ -337,6 +337,21 @@ async def test_attach_to_a_terminal(real: RealRuntime, sandbox_spec: SandboxSpec
     assert (await until_exited(real, spec.id)).exit_code == 4
 
 
+async def test_the_first_to_attach_sees_what_came_before(
+    real: RealRuntime, sandbox_spec: SandboxSpec, spec: ContainerSpec
+) -> None:
+    await start(real, sandbox_spec, replace(spec, stdin=True), "sh", "-c", "echo early; cat")
+    while not spec.log_path.read_text():
+        await asyncio.sleep(0.01)
+    first, second = await real.attach(spec.id), await real.attach(spec.id)
+    assert os.read(first.output, 100) == struct.pack(">BI", 1, 6) + b"early\n"
+    assert first.stdin is not None
+    os.write(first.stdin, b"late\n")
+    for session in (first, second):
+        assert os.read(session.output, 100) == struct.pack(">BI", 1, 5) + b"late\n"
+        await session.close()
+
+
 async def test_a_slow_reader_slows_the_container_and_loses_nothing(
     real: RealRuntime, sandbox_spec: SandboxSpec, spec: ContainerSpec
 ) -> None:

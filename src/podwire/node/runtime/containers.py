@@ -134,7 +134,7 @@ def launch(spec: ContainerSpec, image: Image, pod: Pod, ground: Ground, loop: Lo
         log = CriLog(spec.log_path, spec.log_max_bytes, spec.log_max_files)
     except OSError as error:
         raise MachineError(ROOM, "open log of container", spec.name, error) from error
-    streams = Streams(loop, log)
+    streams = Streams(loop, log, replay=spec.stdin)
     stdio = None if spec.tty else _open_stdio(spec, streams)
     task = _describe_task(spec, image, program, kept, stdio, ground)
     root = rootfs.RootPlan(

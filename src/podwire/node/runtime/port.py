@@ -92,7 +92,10 @@ class RuntimePort(Protocol):
         ...
 
     async def attach(self, container_id: str) -> AttachSession:
-        """Return live streams of a running container's main process."""
+        """Return live streams of a running container's main process.
+
+        The first to attach to a container with ``stdin`` also gets what it wrote before, 64 KiB at most.
+        """
         ...
 
     async def usage(self) -> tuple[ContainerUsage, ...]:

@@ -14,6 +14,7 @@ from podwire.node.runtime.loop import READ, WRITE, Loop
 _LINE_BYTES = 16 << 10
 _READ_BYTES = 64 << 10
 _LAG_BYTES = 256 << 10
+_EARLY_BYTES = 64 << 10
 STDOUT, STDERR = 1, 2
 _NAMES = {STDOUT: b" stdout ", STDERR: b" stderr "}
 
@@ -98,8 +99,10 @@ def _stamp() -> bytes:
 class Streams:
     """The shim's ends of a container's pipes or terminal. Descriptors are owned from here on."""
 
-    def __init__(self, loop: Loop, log: CriLog) -> None:
+    def __init__(self, loop: Loop, log: CriLog, *, replay: bool = False) -> None:
+        """``replay``: the first to attach gets what came before, so that no prompt and no quick answer is lost."""
         self._loop, self._log = loop, log
+        self._early: bytearray | None = bytearray() if replay else None
         self._sources: dict[int, int] = {}
         self._watchers: dict[int, _Watcher] = {}
         self.stdin: int | None = None
@@ -123,6 +126,10 @@ class Streams:
         ours.setblocking(False)
         self._watchers[ours.fileno()] = _Watcher(ours)
         self._loop.watch(ours.fileno(), partial(self._serve, ours.fileno()))
+        if self._early is not None:
+            self._watchers[ours.fileno()].buffer += self._early
+            self._early = None
+            self._flush(ours.fileno())
         return theirs.detach()
 
     def drain(self) -> None:
@@ -164,8 +171,11 @@ class Streams:
             self._end(fd)
             return False
         self._log.write(stream, chunk)
+        frame = struct.pack(">BI", stream, len(chunk)) + chunk
+        if self._early is not None and len(self._early) < _EARLY_BYTES:
+            self._early += frame
         for number, watcher in list(self._watchers.items()):
-            watcher.buffer += struct.pack(">BI", stream, len(chunk)) + chunk
+            watcher.buffer += frame
             self._flush(number)
         if any(len(w.buffer) > _LAG_BYTES for w in self._watchers.values()):
             self._pause()
