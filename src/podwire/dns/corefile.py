@@ -16,11 +16,13 @@ from ipaddress import ip_address
 from podwire.dns.index import PodMode
 from podwire.model.errors import BadInput, Problem
 
-_UNSUPPORTED = frozenset(
-    "acl any auto autopath azure bind bufsize cancel chaos clouddns debug dns64 dnssec dnstap erratic etcd file"
-    " geoip grpc header https import k8s_external local metadata minimal multisocket nsid quic pprof rewrite root"
-    " route53 secondary sign template timeouts tls trace transfer tsig view whoami on".split()
-)
+_UNSUPPORTED = frozenset({
+    "acl", "any", "auto", "autopath", "azure", "bind", "bufsize", "cancel", "chaos", "clouddns",
+    "debug", "dns64", "dnssec", "dnstap", "erratic", "etcd", "file", "geoip", "grpc", "header",
+    "https", "import", "k8s_external", "local", "metadata", "minimal", "multisocket", "nsid",
+    "quic", "pprof", "rewrite", "root", "route53", "secondary", "sign", "template", "timeouts",
+    "tls", "trace", "transfer", "tsig", "view", "whoami", "on",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

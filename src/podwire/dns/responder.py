@@ -113,6 +113,10 @@ class Responder:
         flags = wire.QR | asked.flags & (wire.RD | wire.CD | wire.OPCODE) | rcode & 15
         return asked.id + struct.pack(">HHHHH", flags, 1, 0, 0, 1 if opt else 0) + asked.question + opt
 
+    def truncate(self, asked: Asked, protocol: str) -> bytes:
+        """Return an empty answer with TC: ask again over TCP."""
+        return self._assemble(asked, wire.TC | wire.RA, b"", 0, b"", 0, b"", 0, protocol)
+
     def encode(self, asked: Asked, answer: Answer, protocol: str) -> bytes:
         """Return the answer's bytes: plain where that fits, else with pointers, else cut, with TC."""
         own = answer.own

@@ -40,6 +40,10 @@ class DnsServer:
         self._tcp.append(await asyncio.start_server(self._serve_tcp, sock=tcp))
         loop.add_reader(udp, self._serve_udp, udp)
 
+    def use(self, responder: Responder) -> None:
+        """Answer from another responder from now on."""
+        self._responder = responder
+
     @property
     def port(self) -> int:
         """The port it listens on."""

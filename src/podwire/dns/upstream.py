@@ -70,8 +70,14 @@ class Forwarder:
     """Sends queries to upstreams; caches answers by (name, type, flags)."""
 
     def __init__(
-        self, upstreams: Sequence[Upstream], clock: Clock, *, cache_s: int = 0, max_concurrent: int = 0, policy: str = "random"
-    ) -> None:  # fmt: skip
+        self,
+        upstreams: Sequence[Upstream],
+        clock: Clock,
+        *,
+        cache_s: int = 0,
+        max_concurrent: int = 0,
+        policy: str = "random",
+    ) -> None:
         self.upstreams = tuple(upstreams)
         self._clock, self._cache_s, self._policy = clock, cache_s, policy
         self._limit = max_concurrent or 1_000_000

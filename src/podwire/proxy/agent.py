@@ -19,9 +19,9 @@ from podwire.kernel.nft.port import NftPort
 from podwire.model.errors import MachineError, Problem
 from podwire.model.objects import Key, Obj, labels_of
 from podwire.model.resources import ENDPOINTSLICES, SERVICES
+from podwire.model.serviceslices import SERVICE_NAME_LABEL
 from podwire.proxy.conntrack import FlowTable
 from podwire.proxy.desired import Here, IPAddress, IPNetwork
-from podwire.proxy.plan import SERVICE_NAME_LABEL
 from podwire.proxy.programmer import Programmer
 from podwire.proxy.server import ProxyStatus, serve_status
 from podwire.proxy.snapshot import Snapshot

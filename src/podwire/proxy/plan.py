@@ -25,7 +25,6 @@ from podwire.proxy.desired import (
     Target,
 )
 
-SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 _DEFAULT_AFFINITY_S = 10800
