@@ -48,7 +48,7 @@ class Children:
         self._index = shared.index(f"children/{resource.plural}", resource, _groups_of)
         self._written: dict[str, dict[Key, Obj]] = {}  # owner uid -> what the mirror may lack
         self._doomed: dict[str, str] = {}  # uid -> moment its deletion was asked for
-        self._informer.listen(self._forget_doomed)
+        self._informer.listen(self._see)
 
     def listen(self, listener: Callable[[Key, Obj | None, Obj | None], None]) -> None:
         """Call ``listener`` on each change in the mirror."""
@@ -80,11 +80,24 @@ class Children:
             return obj
         return {**obj, "metadata": {**obj["metadata"], "deletionTimestamp": at}}
 
-    def _forget_doomed(self, key: Key, old: Obj | None, new: Obj | None) -> None:
+    def _see(self, key: Key, old: Obj | None, new: Obj | None) -> None:
+        """Forget what was remembered about an object that the mirror now shows."""
         if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
             self._doomed.pop(old["metadata"]["uid"], None)
         elif new is not None and is_deleting(new):
             self._doomed.pop(new["metadata"]["uid"], None)
+        shown = new if new is not None else old
+        ref = controller_of(shown) if shown is not None else None
+        written = self._written.get(ref["uid"]) if ref is not None else None
+        if ref is None or not written or key not in written:
+            return
+        seen = version_number(self._informer.resource_version)
+        if new is not None:
+            seen = max(seen, version_number(_version(new)))
+        if version_number(_version(written[key])) <= seen:
+            del written[key]
+            if not written:
+                del self._written[ref["uid"]]
 
     async def claim(self, owner: Obj, owner_resource: Resource, selector: Selector) -> list[Obj]:
         """Return what ``owner`` controls after adopting orphans that match and releasing what does not."""
@@ -183,10 +196,6 @@ class Children:
         if version_number(_version(made)) > version_number(self._informer.resource_version):
             made["metadata"].pop("managedFields", None)
             self._written.setdefault(owner_uid, {})[key_of(made)] = made
-
-    def forget(self, owner_uid: str) -> None:
-        """Drop what is remembered for an owner that is gone."""
-        self._written.pop(owner_uid, None)
 
     async def in_batches(self, jobs: list[Callable[[], Any]]) -> None:
         """Run jobs 1, 2, 4, 8 ... at a time; stop after the first batch with a failure and raise it.

@@ -23,5 +23,4 @@ class ControllersConfig:
     terminated_pod_threshold: int = 12500  # finished pods kept for their logs
     writes_in_flight: int = 16
     bindings_in_flight: int = 16
-    garbage_delay_s: float = 1.0  # garbage collection starts so long after everything else
-    cluster_name: str = "kubernetes"
+    garbage_delay_s: float = 2.0  # garbage collection starts so long after everything else

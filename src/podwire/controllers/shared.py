@@ -33,11 +33,14 @@ class Shared:
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[Resource, asyncio.Task[None]] = {}
 
-    def informer(self, resource: Resource) -> Informer:
-        """Return the one informer of a resource; it runs once ``start`` was called."""
+    def informer(self, resource: Resource, trim: Callable[[Obj], Obj] | None = None) -> Informer:
+        """Return the one informer of a resource; it runs once ``start`` was called.
+
+        Whoever asks first may say with ``trim`` what of its objects is worth holding.
+        """
         informer = self._informers.get(resource)
         if informer is None:
-            informer = Informer(self.client, resource, clock=self.clock, trim=without_managed_fields)
+            informer = Informer(self.client, resource, clock=self.clock, trim=trim or without_managed_fields)
             self._informers[resource] = informer
             if self._group is not None:
                 self._tasks[resource] = self._group.create_task(informer.run())

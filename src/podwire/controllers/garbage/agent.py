@@ -27,6 +27,8 @@ from podwire.runtime.workloop import WorkLoop
 COMPONENT = "garbage-collector-controller"
 IGNORED = {("", "events"), ("events.k8s.io", "events")}
 REDISCOVER_S = 1.0
+FIRST_LOOK_S = 30.0
+STAGGER_S = 0.01  # between two watches: each may cost a TLS handshake, and pods are starting
 ABSENT_REMEMBERED = 4096
 
 
@@ -60,8 +62,7 @@ class GarbageCollector:
         await self._shared.clock.sleep(self._shared.config.garbage_delay_s)
         async with asyncio.TaskGroup() as group:
             await self._watch_kinds(group)
-            for informer, _ in list(self._watched.values()):
-                await informer.synced.wait()
+            await self._first_look()
             group.create_task(self._loop.run())
             while True:
                 await self._changed.wait()
@@ -69,6 +70,19 @@ class GarbageCollector:
                 await self._shared.clock.sleep(REDISCOVER_S)
                 self._changed.clear()
                 await self._watch_kinds(group)
+
+    async def _first_look(self) -> None:
+        """Return when every mirror has listed once; one that cannot holds the others up for a while only.
+
+        That is safe: an owner that no mirror shows is asked for before anything is deleted.
+        """
+        try:
+            async with asyncio.timeout(FIRST_LOOK_S):
+                for informer, _ in list(self._watched.values()):
+                    await informer.synced.wait()
+        except TimeoutError:
+            missing = [r.plural for r, (informer, _) in self._watched.items() if not informer.synced.is_set()]
+            log.warning("kinds-unseen", missing=",".join(missing))
 
     def _crd(self, key: Key, old: Obj | None, new: Obj | None) -> None:
         if old is None or new is None or old["spec"] != new["spec"] or _served(old) != _served(new):
@@ -89,6 +103,7 @@ class GarbageCollector:
             self._kinds[resource.api_version, resource.kind] = resource
             if resource not in self._watched:
                 self._watch(group, resource)
+                await self._shared.clock.sleep(STAGGER_S)
         if served.complete:
             for resource in [r for r in self._watched if r not in wanted]:
                 self._unwatch(resource)

@@ -6,7 +6,7 @@ from collections import Counter
 
 from podwire.client.errors import AlreadyExists, ApiError, NotFound
 from podwire.controllers.discovery import discover
-from podwire.controllers.namespaces.plan import ROOT_CA, default_account, deletion_conditions, root_ca
+from podwire.controllers.namespaces.plan import ROOT_CA, default_account, deletion_conditions, root_ca, without_contents
 from podwire.controllers.shared import Shared, all_of
 from podwire.controllers.workload import keyed_loop
 from podwire.model.objects import Key, Obj, is_deleting, timestamp, with_condition
@@ -23,7 +23,7 @@ class NamespaceBirth:
         self._shared = shared
         self._namespaces = shared.informer(NAMESPACES)
         self._accounts = shared.informer(SERVICEACCOUNTS)
-        self._maps = shared.informer(CONFIGMAPS)
+        self._maps = shared.informer(CONFIGMAPS, without_contents)
         self._loop = keyed_loop(shared, self._reconcile)
         self._namespaces.listen(lambda key, old, new: self._loop.add(key))
         self._accounts.listen(lambda key, old, new: self._lost(key, new, "default"))
@@ -75,6 +75,7 @@ class NamespaceDeath:
         self._looks: Counter[Key] = Counter()
         self._loop = keyed_loop(shared, self._reconcile, workers=4)
         self._namespaces.listen(self._changed)
+        self._pods_in = shared.index("namespace/pods", PODS, lambda pod: (pod["metadata"]["namespace"],))
         shared.informer(PODS).listen(self._pod)
 
     async def run(self) -> None:
@@ -89,9 +90,9 @@ class NamespaceDeath:
             self._loop.add(key)
 
     def _pod(self, key: Key, old: Obj | None, new: Obj | None) -> None:
-        """Look at once when a pod, usually the last to go, is gone."""
+        """Look at once when the last pod, usually the last of all to go, is gone."""
         home = Key("", key.namespace)
-        if new is None and home in self._looks:
+        if new is None and home in self._looks and key.namespace not in self._pods_in:
             self._loop.add(home)
 
     async def _reconcile(self, key: Key) -> float | None:

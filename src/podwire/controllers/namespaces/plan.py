@@ -68,3 +68,12 @@ def deletion_conditions(
         }
         for type, bad, bad_reason, good_reason, bad_text, good_text in wanted
     ]
+
+
+def without_contents(config_map: Obj) -> Obj:
+    """Return a ConfigMap as the loops hold it: only of the root CA's does the content matter."""
+    meta = config_map["metadata"]
+    meta.pop("managedFields", None)
+    if meta["name"] == ROOT_CA:
+        return config_map
+    return {k: v for k, v in config_map.items() if k not in ("data", "binaryData")}
