@@ -12,20 +12,19 @@ One nftables table a family, of constant size, its data in maps. Who has which p
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_interface
 
-from podwire.cni.settings import PortMapping
+from podwire.cni.settings import PortMapping, Published
 from podwire.cni.spec import (
     CHECK_FAILED,
     HOST_PORT_TAKEN,
     INVALID_CONFIG,
     MACHINE_FAILURE,
     CniError,
-    IPAddress,
     IPInterface,
     IPNetwork,
 )
+from podwire.cni.staleflows import StaleFlows
 from podwire.cni.store import Owner, Reservations
 from podwire.kernel.nft.port import Element, ElementChange, NftPort
 from podwire.model.errors import MachineError
@@ -34,22 +33,6 @@ TABLE = "podwire-hostport"
 MARK = 0x2000  # the bit that the reference plugin uses for the same purpose
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 _LOOPBACK = IPv4Network("127.0.0.0/8")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Published:
-    """One port of one pod address. ``host_ip`` None: every address of the node."""
-
-    protocol: str
-    host_port: int
-    container_port: int
-    pod: IPInterface
-    host_ip: IPAddress | None = None
-
-    @property
-    def family(self) -> str:
-        """nft's word for the address family: "ip" or "ip6"."""
-        return "ip" if self.pod.version == 4 else "ip6"
 
 
 def record_name(port: PortMapping) -> str:
@@ -83,9 +66,9 @@ def render_record(port: PortMapping, pods: Iterable[IPInterface]) -> str:
 class HostPorts:
     """The published ports of one network. Errors: CniError 5, 7, 11, 100, 103."""
 
-    def __init__(self, store: Reservations, open_nft: Callable[[], NftPort]) -> None:
+    def __init__(self, store: Reservations, open_nft: Callable[[], NftPort], flows: StaleFlows) -> None:
         """``open_nft`` is called when the first port is published: most nodes never need it."""
-        self._store, self._open_nft = store, open_nft
+        self._store, self._open_nft, self._flows = store, open_nft, flows
         self._nft: NftPort | None = None
         self._near: dict[str, frozenset[IPNetwork]] = {}  # per family, as the kernel has it
 
@@ -101,6 +84,7 @@ class HostPorts:
                 for port in ports:
                     self._reserve(owner, port, pods, held, taken)
                 self._enforce(held)
+                self._flows.forget(_entries(held, taken), published=True)
             except (CniError, MachineError) as error:
                 for name in taken:
                     self._store.give_back(name)
@@ -158,6 +142,7 @@ class HostPorts:
                 self._enforce(kept)
             except MachineError as error:
                 raise CniError(MACHINE_FAILURE, "cannot withdraw host ports", str(error)) from error
+            self._flows.forget(_entries(held, gone), published=False)
             for name in gone:
                 self._store.give_back(name)
 
@@ -226,6 +211,10 @@ class HostPorts:
         except MachineError:
             return False
         return True
+
+
+def _entries(held: dict[str, Owner], names: Iterable[str]) -> list[Published]:
+    return [entry for name in names for entry in parse_record(name, held[name])]
 
 
 def _clash(a: str, b: str) -> bool:

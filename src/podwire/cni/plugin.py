@@ -32,6 +32,7 @@ from podwire.cni.spec import (
     NOT_AVAILABLE,
     TRY_AGAIN_LATER,
     CniError,
+    IPAddress,
     IPConfig,
     IPInterface,
     Json,
@@ -42,7 +43,9 @@ from podwire.cni.spec import (
     render_result,
     render_versions,
 )
+from podwire.cni.staleflows import StaleFlows
 from podwire.cni.store import Owner, Reservations, current_epoch, is_live_netns
+from podwire.kernel.conntrack.port import ConntrackPort
 from podwire.kernel.link.port import LinkPort
 from podwire.kernel.netns.port import NetnsPort
 from podwire.kernel.nft.port import NftPort
@@ -57,9 +60,9 @@ class Kernel:
     """The kernel of one node, as the plugin uses it.
 
     ``links`` is bound to the node's namespace. ``open_links`` opens a second one (removals wait for the
-    kernel and are done in a thread), ``open_pod`` is called inside a pod's namespace, ``open_nft`` when
-    the first host port is published. ``is_netns`` says whether a path is a network namespace, and
-    ``close_netns`` closes what ``netns.open`` returned.
+    kernel and are done in a thread), ``open_pod`` is called inside a pod's namespace, ``open_nft`` and
+    ``open_conntrack`` when the first host port is published. ``is_netns`` says whether a path is a network
+    namespace, and ``close_netns`` closes what ``netns.open`` returned.
     """
 
     links: LinkPort
@@ -68,6 +71,7 @@ class Kernel:
     open_links: Callable[[], LinkPort]
     open_pod: OpenPod
     open_nft: Callable[[], NftPort]
+    open_conntrack: Callable[[], ConntrackPort]
     is_netns: Callable[[str], bool] = is_live_netns
     close_netns: Callable[[int], None] = os.close
 
@@ -202,8 +206,12 @@ class PodwireCni:
         self._store(settings)
         directory = self._directory(settings) / "ports"
         if directory not in self._ports:
-            self._ports[directory] = HostPorts(Reservations(directory), self._kernel.open_nft)
+            flows = StaleFlows(self._kernel.open_conntrack, self._local_addresses)
+            self._ports[directory] = HostPorts(Reservations(directory), self._kernel.open_nft, flows)
         return self._ports[directory]
+
+    def _local_addresses(self) -> frozenset[IPAddress]:
+        return frozenset(a.interface.ip for a in self._kernel.links.addresses())
 
     @contextmanager
     def _open_netns(self, request: Request) -> Iterator[int]:

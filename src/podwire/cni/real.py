@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from podwire.cni.plugin import Kernel
+from podwire.kernel.conntrack.real import RealConntrack
 from podwire.kernel.link.port import LinkPort
 from podwire.kernel.link.real import RealLinks
 from podwire.kernel.netns.real import RealNetns
@@ -20,4 +21,4 @@ def open_pod() -> tuple[LinkPort, RoutePort]:
 
 def real_kernel() -> Kernel:
     """Return the kernel of the network namespace that the caller is in (the node's)."""
-    return Kernel(RealLinks(), RealNetns(), RealSysctl(), RealLinks, open_pod, RealNft)
+    return Kernel(RealLinks(), RealNetns(), RealSysctl(), RealLinks, open_pod, RealNft, RealConntrack)

@@ -14,6 +14,7 @@ from podwire.cni.spec import (
     UNSUPPORTED_FIELD,
     CniError,
     IPAddress,
+    IPInterface,
     IPNetwork,
     Request,
     RouteConfig,
@@ -71,6 +72,22 @@ class PortMapping:
     def protocol_number(self) -> int:
         """The IP protocol number."""
         return _PROTOCOLS[self.protocol]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One port of one pod address. ``host_ip`` None: every address of the node."""
+
+    protocol: str
+    host_port: int
+    container_port: int
+    pod: IPInterface
+    host_ip: IPAddress | None = None
+
+    @property
+    def family(self) -> str:
+        """nft's word for the address family: "ip" or "ip6"."""
+        return "ip" if self.pod.version == 4 else "ip6"
 
 
 @dataclass(frozen=True, slots=True)

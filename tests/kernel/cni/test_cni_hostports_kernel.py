@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
@@ -130,5 +131,38 @@ def test_an_agent_that_is_new_keeps_and_frees_ports(run_node):
         assert node.ask(client, "192.0.2.1", 8081) == ""
         assert node.ask(client, "192.0.2.1", 8080).startswith("hello")
         assert set(os.listdir(node.scratch / "data/cbr0/ports")) == {"epoch", "tcp:8080", "lock"}
+
+    run_node(body)
+
+
+def test_a_udp_client_that_never_pauses_reaches_the_next_pod(run_node):
+    """One socket, one flow: before the port is published, with the first pod, with the second."""
+
+    async def body(node):
+        client = node.outside("client", "192.0.2.9/24", "192.0.2.1/24")
+        speaker = node._socket(client, socket.AF_INET, "UDP")
+        speaker.settimeout(20)
+        speaker.connect(("192.0.2.1", 5353))
+
+        def poke():
+            """Send without caring for an answer: a flow that leads nowhere begins, or goes on."""
+            try:
+                speaker.send(b"x")
+            except ConnectionRefusedError:  # the ICMP answer to an earlier datagram
+                speaker.send(b"x")
+
+        poke()
+        for name in ("first", "second"):
+            pod = node.pod(name, HostPort(5353, 53, "udp"))
+            node.serve(pod, 53, name, "UDP")
+            await node.network.add(pod)
+            poke()
+            try:
+                said = speaker.recv(100)
+            except ConnectionRefusedError:
+                said = speaker.recv(100)
+            assert said == f"{name} 192.0.2.9".encode()
+            await node.network.delete(pod)
+            poke()
 
     run_node(body)

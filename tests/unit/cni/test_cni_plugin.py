@@ -13,6 +13,8 @@ from podwire.cni.hostports import Published, desired_elements, parse_record, ren
 from podwire.cni.plugin import Kernel, PodwireCni
 from podwire.cni.spec import CniError, IPAddress, parse_request
 from podwire.cni.store import Owner
+from podwire.kernel.conntrack.fake import FakeConntrack
+from podwire.kernel.conntrack.values import Flow, FlowTuple
 from podwire.kernel.fake import FakeMachine
 from podwire.kernel.netns.fake import FakeNetns
 from podwire.kernel.nft.fake import FakeNft
@@ -35,6 +37,7 @@ class Bench:
         self.links = self.machine.links()
         self.sysctl = self.machine.sysctl()
         self.nft = FakeNft()
+        self.conntrack = FakeConntrack()
         self.directory = directory
         self.plugin = self.restart()
 
@@ -47,6 +50,7 @@ class Bench:
             machine.links,
             lambda: (machine.links(), machine.routes()),
             lambda: self.nft,
+            lambda: self.conntrack,
             lambda path: path in machine.pinned,
             lambda fd: None,
         )
@@ -155,6 +159,34 @@ async def test_host_ports_go_in_and_out_as_elements(bench):
     assert bytes([6, 0, 0, 0, 0, 81, 0, 0]) in {e.key for e in bench.nft.changes[-1][0].delete}
     await bench.ask("DEL", "a")
     assert bench.nft.tables == {}
+
+
+def flow(destination, port, source, source_port, protocol=17):
+    """A flow of a client to destination:port that source:source_port answers."""
+    client = ip_interface("192.0.2.9").ip
+    return Flow(
+        FlowTuple(client, ip_interface(destination).ip, protocol, 4000, port),
+        FlowTuple(ip_interface(source).ip, client, protocol, source_port, 4000),
+    )
+
+
+async def test_udp_flows_follow_the_port(bench):
+    await bench.ask("ADD", "other")  # the bridge is there, 10.244.1.1 is ours
+    keep = [
+        flow("10.96.0.10", 53, "10.244.1.9", 53),  # a Service
+        flow("10.244.1.1", 54, "10.244.1.1", 54),
+        flow("10.244.1.1", 53, "10.244.1.1", 53, protocol=6),
+    ]
+    bench.conntrack.table = [*keep, flow("10.244.1.1", 53, "10.244.1.1", 53)]
+    udp = {"runtimeConfig": {"portMappings": [{"hostPort": 53, "containerPort": 5353, "protocol": "udp"}]}}
+    await bench.ask("ADD", "dns", **udp)
+    assert bench.conntrack.table == keep  # what began before the port was published begins anew
+    mine = flow("10.244.1.1", 53, "10.244.1.3", 5353)
+    bench.conntrack.table.append(mine)
+    await bench.ask("ADD", "third")
+    assert mine in bench.conntrack.table
+    await bench.ask("DEL", "dns")
+    assert bench.conntrack.table == keep
 
 
 async def test_removals_asked_for_together_go_together(bench):
