@@ -99,8 +99,9 @@ class Rbac:
 
     def __init__(self) -> None:
         self.generation = 0
-        self._roles: dict[tuple[str, str], tuple[Rule, ...]] = {}  # cluster roles under namespace ""
+        self._roles: dict[tuple[str, str], tuple[Rule, ...]] = {}
         self._cluster_roles: dict[str, Obj] = {}
+        self._cluster_rules: dict[str, tuple[Rule, ...]] = {}  # made on first use
         self._bindings: dict[tuple[str, str], Obj] = {}
         self._by_subject: dict[tuple[str, str], list[Subjects]] | None = None
 
@@ -111,7 +112,7 @@ class Rbac:
                 self._put(self._roles, (namespace, name), None if obj is None else parse_rules(obj.get("rules")))
             case "clusterroles":
                 self._put(self._cluster_roles, name, obj)
-                self._aggregate()
+                self._cluster_rules.clear()  # any other may aggregate this one
             case "rolebindings" | "clusterrolebindings":
                 self._put(self._bindings, (namespace, name), obj)
                 self._by_subject = None
@@ -125,13 +126,6 @@ class Rbac:
             table.pop(key, None)
         else:
             table[key] = value
-
-    def _aggregate(self) -> None:
-        """Recompute the cluster roles: an aggregated one has the rules of all that its selectors match."""
-        for key in [k for k in self._roles if not k[0]]:
-            del self._roles[key]
-        for name, role in self._cluster_roles.items():
-            self._roles["", name] = parse_rules(self.rules_of(role))
 
     def rules_of(self, role: Obj) -> list[Obj]:
         """Return a cluster role's rules, aggregated ones collected (two levels deep, as admin needs)."""
@@ -154,7 +148,12 @@ class Rbac:
 
     def role(self, kind: str, namespace: str, name: str) -> tuple[Rule, ...] | None:
         """Return a role's rules; None when there is no such role."""
-        return self._roles.get(("" if kind == "ClusterRole" else namespace, name))
+        if kind != "ClusterRole":
+            return self._roles.get((namespace, name))
+        rules = self._cluster_rules.get(name)
+        if rules is None and name in self._cluster_roles:
+            rules = self._cluster_rules[name] = parse_rules(self.rules_of(self._cluster_roles[name]))
+        return rules
 
     def grants(self, user: User, namespace: str) -> Iterator[Grant]:
         """Yield the rules that ``user`` has cluster-wide, then those in ``namespace``."""
