@@ -8,11 +8,12 @@ defaults next to nothing, and knows any resource it is asked for.
 from __future__ import annotations
 
 import asyncio
-import copy
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
+
+import orjson
 
 from podwire.client.errors import AlreadyExists, ApiError, Conflict, Gone, NotFound
 from podwire.client.fake_patch import patched
@@ -23,6 +24,11 @@ from podwire.model.resources import PODS, Resource
 from podwire.runtime.clock import Clock, SystemClock
 
 _NO_STATUS = {"configmaps", "secrets", "serviceaccounts", "endpoints", "endpointslices", "leases", "events"}
+
+
+def _copy(obj: Obj) -> Obj:
+    copied: Obj = orjson.loads(orjson.dumps(obj))
+    return copied
 
 
 class _Change(NamedTuple):
@@ -51,11 +57,11 @@ class FakeClient:
 
     def seed(self, resource: Resource, obj: Obj) -> Obj:
         """Put an object there as it is, status included; uid and revision are filled in."""
-        return self._commit(resource, None, self._complete(resource, copy.deepcopy(obj)))
+        return self._commit(resource, None, self._complete(resource, _copy(obj)))
 
     def objects(self, resource: Resource) -> dict[Key, Obj]:
         """Return copies of all objects of a resource."""
-        return {k: copy.deepcopy(o) for k, o in self._store(resource).items()}
+        return {k: _copy(o) for k, o in self._store(resource).items()}
 
     async def break_watches(self, *, compact: bool = False) -> None:
         """End every open watch, as a restarting server does; ``compact`` also forgets the history."""
@@ -70,15 +76,13 @@ class FakeClient:
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Obj:
         """Return the object. Raises NotFound."""
         self._note("get", resource, namespace, name)
-        return copy.deepcopy(self._find(resource, namespace, name))
+        return _copy(self._find(resource, namespace, name))
 
-    async def list(
-        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
-    ) -> Listing:
+    async def list(self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "") -> Listing:
         """Return all matching objects."""
         self._note("list", resource, namespace, "")
         matches = _matcher(namespace, labels, fields)
-        items = [copy.deepcopy(o) for _, o in sorted(self._store(resource).items()) if matches(o)]
+        items = [_copy(o) for _, o in sorted(self._store(resource).items()) if matches(o)]
         return Listing(items, str(self._revision))
 
     async def watch(
@@ -96,7 +100,7 @@ class FakeClient:
             seen = self._revision
             for obj in list(self._store(resource).values()):
                 if matches(obj):
-                    yield WatchEvent("ADDED", copy.deepcopy(obj))
+                    yield WatchEvent("ADDED", _copy(obj))
         else:
             seen = int(resource_version)
             if seen < self._oldest:
@@ -116,7 +120,7 @@ class FakeClient:
 
     async def create(self, resource: Resource, obj: Obj) -> Obj:
         """Create ``obj``. Raises AlreadyExists."""
-        obj = copy.deepcopy(obj)
+        obj = _copy(obj)
         meta = obj["metadata"]
         if "name" not in meta:
             meta["name"] = meta["generateName"] + uuid.uuid4().hex[:5]
@@ -125,7 +129,7 @@ class FakeClient:
             raise AlreadyExists(409, "AlreadyExists", f'{resource.plural} "{meta["name"]}" already exists')
         stored = self._commit(resource, None, self._complete(resource, obj))
         await self._announce()
-        return copy.deepcopy(stored)
+        return _copy(stored)
 
     async def create_subresource(
         self, resource: Resource, name: str, namespace: str, subresource: str, body: Obj
@@ -151,7 +155,7 @@ class FakeClient:
         wanted = obj["metadata"].get("resourceVersion")
         if wanted and wanted != current["metadata"]["resourceVersion"]:
             raise Conflict(409, "Conflict", f'{resource.plural} "{name}": the object has been modified')
-        return await self._write(resource, current, copy.deepcopy(obj), subresource)
+        return await self._write(resource, current, _copy(obj), subresource)
 
     async def patch(
         self,
@@ -174,9 +178,7 @@ class FakeClient:
         wanted = patched(current, patch, kind)
         for field in ("uid", "resourceVersion"):
             if wanted["metadata"].get(field) != current["metadata"][field]:
-                raise Conflict(
-                    409, "Conflict", f"{resource.plural} {name!r}: metadata.{field} does not match"
-                )
+                raise Conflict(409, "Conflict", f"{resource.plural} {name!r}: metadata.{field} does not match")
         return await self._write(resource, current, wanted, subresource)
 
     async def delete(
@@ -197,7 +199,7 @@ class FakeClient:
         grace_s = self._grace(resource, current, grace_period_s)
         meta = current["metadata"]
         if grace_s or meta.get("finalizers"):
-            marked = copy.deepcopy(current)
+            marked = _copy(current)
             marked["metadata"]["deletionTimestamp"] = _after(self._clock, grace_s)
             marked["metadata"]["deletionGracePeriodSeconds"] = grace_s
             already = "deletionTimestamp" in meta and grace_s >= meta.get("deletionGracePeriodSeconds", 0)
@@ -237,7 +239,7 @@ class FakeClient:
 
     def _commit(self, resource: Resource, old: Obj | None, new: Obj | None) -> Obj:
         self._revision += 1
-        final = copy.deepcopy(new if new is not None else old) or {}
+        final = _copy(new if new is not None else old or {})
         final["metadata"]["resourceVersion"] = str(self._revision)
         key = key_of(final)
         if new is None:
@@ -255,7 +257,7 @@ class FakeClient:
     async def _write(self, resource: Resource, current: Obj, wanted: Obj, subresource: str) -> Obj:
         new = _with_subresource(resource, current, wanted, subresource)
         if new == current:
-            return copy.deepcopy(current)
+            return _copy(current)
         if new.get("spec") != current.get("spec"):
             new["metadata"]["generation"] = current["metadata"].get("generation", 1) + 1
         meta = new["metadata"]
@@ -263,12 +265,12 @@ class FakeClient:
         gone = gone and not meta.get("deletionGracePeriodSeconds")
         stored = self._commit(resource, current, None if gone else new)
         await self._announce()
-        return copy.deepcopy(stored)
+        return _copy(stored)
 
     async def _bind(self, resource: Resource, pod: Obj, node: str) -> None:
         if pod["spec"].get("nodeName"):
             raise Conflict(409, "Conflict", f"pod {pod['metadata']['name']} is already assigned")
-        bound = copy.deepcopy(pod)
+        bound = _copy(pod)
         bound["spec"]["nodeName"] = node
         status = bound.setdefault("status", {})
         status["conditions"] = with_condition(
@@ -337,7 +339,7 @@ def _event(change: _Change, matches: _Matcher) -> WatchEvent | None:
     if not before and not after:
         return None
     kind = "MODIFIED" if before and after else "ADDED" if after else "DELETED"
-    return WatchEvent(kind, copy.deepcopy(change.final))  # type: ignore[arg-type]
+    return WatchEvent(kind, _copy(change.final))  # type: ignore[arg-type]
 
 
 class _Matcher:

@@ -185,7 +185,7 @@ def _conditions(
         ready |= {"status": "False", "reason": "ReadinessGatesNotReady", "message": ", ".join(gates)}
     fresh = [
         _condition("PodReadyToStartContainers", view.sandbox_ready and not done),
-        _initialized(groups["init"], view, done),
+        _initialized(pod, groups["init"], view, done),
         ready,
         containers_ready,
     ]
@@ -201,13 +201,14 @@ def _condition(type: str, holds: bool) -> Obj:
     return {"type": type, "status": "True" if holds else "False"}
 
 
-def _initialized(inits: Sequence[Obj], view: View, done: str) -> Obj:
+def _initialized(pod: Mapping[str, Any], inits: Sequence[Obj], view: View, done: str) -> Obj:
     result = _condition("Initialized", view.initialized)
     if view.initialized:
         if done == "PodCompleted":
             result["reason"] = done
         return result
-    waiting = [s["name"] for s in inits if not (s["ready"] or s.get("started"))]
+    sidecars = {s["name"] for s in _sidecar_statuses(pod, inits)}
+    waiting = [s["name"] for s in inits if not s["started" if s["name"] in sidecars else "ready"]]
     result["reason"] = "ContainersNotInitialized"
     result["message"] = f"containers with incomplete status: [{' '.join(waiting)}]"
     return result
