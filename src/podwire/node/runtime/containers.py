@@ -160,7 +160,7 @@ def launch(spec: ContainerSpec, image: Image, pod: Pod, ground: Ground, loop: Lo
     for fd in set(stdio or ()):
         os.close(fd)
     now = Container(spec, "created", pid, created_at=time.time())
-    return Record(now, base, Child(pid, os.pidfd_open(pid)), streams, replace(task, stdio=None)), ours
+    return Record(now, base, Child(pid, os.pidfd_open(pid)), streams, replace(task, stdio=None, env=spec.env)), ours
 
 
 def _describe_task(

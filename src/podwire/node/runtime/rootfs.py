@@ -324,6 +324,10 @@ def _mount_kernel_files(root: str, plan: RootPlan, host: HostView, private_dev: 
     _mount_pts(root + "/dev/pts", host.rootless)
     for path, mode in (("/dev/shm", "1777"), ("/tmp", "1777"), ("/run", "755")):
         libc.mount("tmpfs", root + path, "tmpfs", libc.MS_NOSUID | libc.MS_NODEV, f"mode={mode}")
+    try:
+        libc.mount("mqueue", root + "/dev/mqueue", "mqueue", quiet)
+    except OSError:
+        pass  # a kernel without POSIX message queues, or a pod in the machine's own IPC namespace
     if not plan.privileged:
         _protect_proc(root + "/proc", host.rootless)
 
