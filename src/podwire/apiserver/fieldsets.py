@@ -50,6 +50,11 @@ def step_of(item: Any, structure: Structure) -> str:
     return "k:" + orjson.dumps(found, option=_SORTED).decode()
 
 
+def is_tree(tree: Any) -> bool:
+    """Return whether ``tree`` has the form of a set: dictionaries all the way down."""
+    return isinstance(tree, dict) and all(is_tree(below) for below in tree.values())
+
+
 def is_keyed(structure: Structure) -> bool:
     """Return whether the list's elements have owners of their own."""
     return structure.list_type == "set" or (structure.list_type == "map" and bool(structure.keys))

@@ -90,11 +90,16 @@ class Manager:
         return text
 
 
-def managers_of(obj: Obj | None) -> list[Manager]:
-    """Return the entries of an object; malformed ones are left out."""
+def managers_of(obj: Obj | None, *, check: bool = False) -> list[Manager]:
+    """Return the entries of an object; malformed ones are left out.
+
+    ``check`` looks into their trees, too: needed only for what a client wrote itself.
+    """
     found: list[Manager] = []
     for entry in ((obj or {}).get("metadata") or {}).get("managedFields") or ():
         if isinstance(entry, dict) and isinstance(entry.get("fieldsV1"), dict) and entry.get("operation"):
+            if check and not fieldsets.is_tree(entry["fieldsV1"]):
+                continue
             found.append(
                 Manager(
                     entry.get("manager", ""),
@@ -153,7 +158,8 @@ def track_update(
         if old is not None:
             return
         given = None
-    managers = managers_of(old if given is None else new)
+    held = ((old or {}).get("metadata") or {}).get("managedFields")
+    managers = managers_of(old if given is None else new, check=given is not None and given != held)
     structure = structure_of(kind)
     try:
         changes = fieldsets.compare(_bare(old), _bare(new), structure)
@@ -165,22 +171,22 @@ def track_update(
     if not written and not removed:
         write_managers(new, managers)
         return
-    mine = (manager, operation, subresource)
+    own = Manager(manager, operation, api_version, subresource, timestamp(now), written)
+    write_managers(new, _capped(_after(managers, own, removed)))
+
+
+def _after(managers: list[Manager], own: Manager, removed: Tree) -> list[Manager]:
+    """Return the managers after ``own`` wrote its fields and ``removed`` went; the writer comes last."""
     result: list[Manager] = []
-    own = Manager(manager, operation, api_version, subresource, timestamp(now), {})
     for each in managers:
-        left = (
-            fieldsets.difference(fieldsets.difference(each.fields, removed), written)
-            if removed
-            else (fieldsets.difference(each.fields, written))
-        )
-        if each.key == mine:
-            kept = fieldsets.difference(each.fields, removed)
-            own = replace(each, fields=kept, time=each.time if not written else own.time)
-        else:
+        left = fieldsets.difference(each.fields, removed)
+        if each.key != own.key:
+            left = fieldsets.difference(left, own.fields)
             result.append(each if left == each.fields else replace(each, fields=left))
-    result.append(replace(own, fields=fieldsets.union(own.fields, written)))
-    write_managers(new, _capped(result))
+        else:
+            time = own.time if own.fields else each.time
+            own = replace(own, fields=fieldsets.union(left, own.fields), time=time)
+    return [*result, own]
 
 
 def _bare(obj: Obj | None) -> Obj:

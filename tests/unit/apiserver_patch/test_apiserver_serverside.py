@@ -160,6 +160,12 @@ def test_an_empty_list_clears_managed_fields() -> None:
     assert "managedFields" not in update(CONFIGMAP, made, cleared)["metadata"]
 
 
+def test_malformed_managed_fields_of_a_client_are_left_out() -> None:
+    entry = {"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsV1": {"f:data": {"f:a": 1}}}
+    new = {"metadata": {"name": "x", "managedFields": [entry, 3]}, "data": {"a": "1"}}
+    assert owners(update(CONFIGMAP, None, new)) == {"bob": [".data", ".data.a"]}
+
+
 def test_too_many_updaters_are_folded() -> None:
     made: Any = {"metadata": {"name": "x"}, "data": {}}
     for i in range(15):
