@@ -35,8 +35,8 @@ def measure(rounds: int = 100) -> dict[str, float | None]:
     """Return medians in milliseconds: ``cni_add_ms``, ``cni_exec_ms``, ``reference_cni_ms``.
 
     ``reference_cni_ms`` is None where the reference plugins are not installed. The measuring is done in a
-    child process, in a network and mount namespace of its own; raises OSError when the kernel forbids them
-    (without privileges, call it inside a user namespace).
+    child process, in a network and mount namespace of its own (for an ordinary user, in a user namespace);
+    raises OSError when the kernel forbids them.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -59,7 +59,7 @@ def measure(rounds: int = 100) -> dict[str, float | None]:
 
 
 def _measure_here(rounds: int) -> dict[str, float | None]:
-    libc.unshare(libc.CLONE_NEWNET | libc.CLONE_NEWNS)
+    _enter_namespaces()
     libc.mount("none", "/", flags=libc.MS_REC | libc.MS_PRIVATE)
     with tempfile.TemporaryDirectory(prefix="podwire-bench-") as scratch:
         libc.mount("tmpfs", scratch, "tmpfs")
@@ -67,6 +67,18 @@ def _measure_here(rounds: int) -> dict[str, float | None]:
             return asyncio.run(_measure_all(Path(scratch), rounds))
         finally:
             libc.umount(scratch, libc.MNT_DETACH)
+
+
+def _enter_namespaces() -> None:
+    own = libc.CLONE_NEWNET | libc.CLONE_NEWNS
+    uid, gid = os.getuid(), os.getgid()
+    if uid == 0:
+        libc.unshare(own)
+        return
+    libc.unshare(own | libc.CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
 
 
 async def _measure_all(scratch: Path, rounds: int) -> dict[str, float | None]:

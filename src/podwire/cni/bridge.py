@@ -90,6 +90,8 @@ class PodBridge:
                 raise CniError(MACHINE_FAILURE, f"{wanted.name} is there and is no bridge ({bridge.kind})")
             if bridge is None:
                 bridge = self._create(wanted)
+            elif wanted.mtu_bytes not in (0, bridge.mtu_bytes):
+                self._links.set_mtu(bridge.index, wanted.mtu_bytes)
             present = {a.interface for a in self._links.addresses(bridge.index)}
             missing = [g for g in wanted.gateways if g not in present]
             if missing:

@@ -146,6 +146,11 @@ class HostPorts:
             for name in gone:
                 self._store.give_back(name)
 
+    def restore(self) -> None:
+        """Put in force what is reserved, and nothing else. Raises MachineError."""
+        with self._store.locked():
+            self._enforce(self._store.owners())
+
     def check(self, container_id: str, ifname: str, ports: Sequence[PortMapping]) -> None:
         """Raise CniError(110) when a port of the owner is not reserved or not in force."""
         if not ports:

@@ -192,12 +192,15 @@ class PodwireCni:
         directory = self._directory(settings)
         store = Reservations(directory)
         if directory not in self._reclaimed:
-            ports = Reservations(directory / "ports")
-            for part in (store, ports):
-                with part.locked():
-                    part.reclaim(current_epoch(), self._kernel.is_netns)
+            lost = [self._reclaim(part) for part in (store, Reservations(directory / "ports"))]
             self._reclaimed.add(directory)
+            if lost[1]:
+                self._host_ports(settings).restore()
         return store
+
+    def _reclaim(self, part: Reservations) -> list[Owner]:
+        with part.locked():
+            return part.reclaim(current_epoch(), self._kernel.is_netns)
 
     def _pool(self, settings: Settings, ranges: Sequence[RangeSet]) -> AddressPool:
         return AddressPool(self._store(settings), ranges)

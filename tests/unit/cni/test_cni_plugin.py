@@ -225,6 +225,25 @@ async def test_a_removal_that_fails_is_told_and_can_be_repeated(bench):
     assert (bench.names(), bench.held()) == (["lo", "cni0"], [])
 
 
+async def test_host_ports_of_an_earlier_epoch_are_taken_out_of_force(bench):
+    await bench.ask("ADD", "a", **ports((80, 8080)))
+    await bench.ask("ADD", "b", **ports((81, 8080)))
+    for directory in (bench.directory / "cbr0", bench.directory / "cbr0/ports"):
+        (directory / "epoch").unlink()
+    del bench.machine.pinned["/run/podwire/netns/a"]
+    bench.restart()
+    await bench.ask("ADD", "c")
+    assert "81 : 10.244.1.3" in bench.nft.scripts[-1]
+    assert "10.244.1.2" not in bench.nft.scripts[-1]
+    assert bench.held() == ["10.244.1.3", "10.244.1.4"]
+
+
+async def test_the_bridge_follows_the_mtu(bench):
+    await bench.ask("ADD", "a", mtu=1450)
+    await bench.ask("ADD", "b", mtu=1380)
+    assert bench.links.find("cni0").mtu_bytes == 1380
+
+
 async def test_requested_address_and_hardware_address(bench):
     wanted = {"runtimeConfig": {"ips": ["10.244.1.77"], "mac": "02:00:00:00:00:07"}}
     result = await bench.ask("ADD", "a", **wanted)
