@@ -23,7 +23,10 @@ from podwire.runtime.clock import SystemClock
 
 
 class NamespacedClient(FakeClient):
-    """The fake with what the API server does for namespaces: spec.finalizers hold them until /finalize."""
+    """The fake with what the API server does on deletion.
+
+    spec.finalizers hold a namespace until /finalize, and propagationPolicy becomes a finalizer.
+    """
 
     async def delete(self, resource: Resource, name: str, namespace: str = "", **options: Any) -> None:
         if resource == NAMESPACES:
@@ -32,6 +35,11 @@ class NamespacedClient(FakeClient):
                 # A metadata finalizer makes the fake hold it back; /finalize below takes it off again.
                 held = {"metadata": {"finalizers": ["held"]}, "status": {"phase": "Terminating"}}
                 await self.patch(NAMESPACES, name, held)
+        finalizer = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}.get(options.get("propagation", ""))
+        if finalizer:
+            current = await self.get(resource, name, namespace)
+            finalizers = [*(current["metadata"].get("finalizers") or ()), finalizer]
+            await self.patch(resource, name, {"metadata": {"finalizers": finalizers}}, namespace)
         await super().delete(resource, name, namespace, **options)
 
     async def update(self, resource: Resource, obj: Obj, subresource: str = "") -> Obj:
