@@ -98,16 +98,9 @@ class RootPlan:
 
 def observe_host(lower: str, rootless: bool, hidden: Sequence[str], run_dir: Path) -> HostView:
     """Return the view of the host's files that containers of this node get, and make its /dev."""
-    binds: list[str] = []
     with open("/proc/self/mountinfo") as file:
-        for line in file:
-            left, _, right = line.partition(" - ")
-            point = left.split(" ")[4].replace("\\040", " ")
-            if right.split(" ")[0] not in _REAL_FILE_SYSTEMS or point == "/":
-                continue
-            covered = any(point == p or point.startswith(p + "/") for p in (*_NODE_LAYERS, *binds, *hidden))
-            if not covered and not point.startswith(str(run_dir)) and os.path.isdir(point):
-                binds.append(point)
+        points = find_file_systems(file.read(), str(run_dir), hidden)
+    binds = [p for p in points if os.path.isdir(p)]
     dev = run_dir / "dev"
     try:
         libc.umount(str(dev), libc.MNT_DETACH)  # an earlier shim's
@@ -132,6 +125,25 @@ def _sort_pieces(lower: str) -> tuple[tuple[str, Piece], ...]:
                 full = True
             pieces.append((name, ("overlay" if name in _WRITABLE else "bind") if full else "empty"))
     return tuple(pieces)
+
+
+def find_file_systems(mountinfo: str, run_dir: str, hidden: Sequence[str]) -> list[str]:
+    """Return where file systems of the host's own are mounted below "/", topmost only: /home, /usr ...
+
+    Not the node's writable layers (overlays with their upper layer in ``run_dir``), nor what containers get
+    fresh or must not see.
+    """
+    found: list[str] = []
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split(" ")[4].replace("\\040", " ")
+        kind, _, options = right.split(" ", 2)
+        if kind not in _REAL_FILE_SYSTEMS or point == "/" or f"upperdir={run_dir}/" in options:
+            continue
+        above = (*_NODE_LAYERS, run_dir, *hidden, *found)
+        if not any(point == p or point.startswith(p + "/") for p in above):
+            found.append(point)
+    return found
 
 
 def build_root(plan: RootPlan, host: HostView) -> None:
