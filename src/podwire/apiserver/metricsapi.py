@@ -12,11 +12,14 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from podwire.apiserver.errors import ApiStatusError
+from aiohttp import web
+
+from podwire.apiserver.errors import ApiStatusError, bad_request
 from podwire.apiserver.kinds import Kind
 from podwire.apiserver.kubeletpaths import kubelet_of
+from podwire.apiserver.routes import Target
 from podwire.model.objects import Obj, parse_timestamp, timestamp
-from podwire.model.selectors import EVERYTHING, Selector
+from podwire.model.selectors import EVERYTHING, Selector, parse
 from podwire.runtime.clock import Clock, SystemClock
 from podwire.runtime.logging import get
 
@@ -67,6 +70,16 @@ class MetricsApi:
         """Close the connections."""
         if self._session is not None:
             await self._session.close()
+
+    async def answer(self, request: web.Request, target: Target) -> web.Response:
+        """Answer a get or list of ``KINDS``. Raises ApiStatusError."""
+        if target.name:
+            return web.json_response(await self.single(target.kind, target.namespace, target.name))
+        try:
+            labels = parse(request.query.get("labelSelector", ""))
+        except ValueError as error:
+            raise bad_request(str(error)) from error
+        return web.json_response(await self.collection(target.kind, target.namespace, labels))
 
     async def collection(self, kind: Kind, namespace: str = "", labels: Selector = EVERYTHING) -> Obj:
         """Return NodeMetricsList or PodMetricsList, by namespace and name."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
-from podwire.apiserver import pki
+from podwire.apiserver import pki, routes
 from podwire.apiserver.errors import ApiStatusError
+from podwire.apiserver.kinds import Registry
 from podwire.apiserver.metricsapi import KINDS, MetricsApi
 from podwire.model.selectors import parse
 from podwire.runtime.clock import FakeClock
@@ -116,3 +119,33 @@ async def test_what_is_not_there_is_not_found(kubelet: Kubelet) -> None:
             await served.single(kind, namespace, name)
         assert error.value.code == 404
     await served.close()
+
+
+# path, status, names
+ASKED = [
+    ("/apis/metrics.k8s.io/v1beta1/nodes", 200, ["n0"]),
+    ("/apis/metrics.k8s.io/v1beta1/nodes/n0", 200, None),
+    ("/apis/metrics.k8s.io/v1beta1/nodes/none", 404, None),
+    ("/apis/metrics.k8s.io/v1beta1/pods", 200, ["a"]),
+    ("/apis/metrics.k8s.io/v1beta1/namespaces/d/pods?labelSelector=tier%3Dweb", 200, ["a"]),
+    ("/apis/metrics.k8s.io/v1beta1/namespaces/d/pods?labelSelector=tier%3Ddb", 200, []),
+    ("/apis/metrics.k8s.io/v1beta1/namespaces/d/pods?labelSelector=((", 400, None),
+]
+
+
+@pytest.mark.parametrize(("path", "status", "names"), ASKED)
+async def test_over_http(kubelet: Kubelet, path: str, status: int, names: Any) -> None:
+    kubelet.answers = [summary(stats(usageNanoCores=1), a=stats(usageNanoCores=1))]
+    served, registry = api(kubelet, pod("a", tier="web")), Registry(KINDS)
+    request = make_mocked_request("GET", path)
+    target = routes.parse(registry, request.path)
+    assert target is not None
+    try:
+        response = await served.answer(request, target)
+        code, body = response.status, json.loads(response.text or "")
+    except ApiStatusError as error:
+        code, body = error.code, error.status()
+    await served.close()
+    assert code == status, body
+    if names is not None:
+        assert [i["metadata"]["name"] for i in body["items"]] == names
