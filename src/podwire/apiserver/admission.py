@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from podwire.apiserver.authz import Authorizer
 from podwire.apiserver.errors import forbidden, not_found
 from podwire.apiserver.kinds import Kind, Registry
 from podwire.apiserver.metadata import generate_name
@@ -27,8 +28,8 @@ _DEFAULT_TOLERATIONS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unre
 class Admission:
     """Looks at every write once it has its defaults."""
 
-    def __init__(self, registry: Registry, store: Store) -> None:
-        self._registry, self._store = registry, store
+    def __init__(self, registry: Registry, store: Store, authorizer: Authorizer) -> None:
+        self._registry, self._store, self._authorizer = registry, store, authorizer
 
     def _read(self, bucket: str, namespace: str, name: str) -> Obj | None:
         row = self._store.peek(bucket, Key(namespace, name))
@@ -47,6 +48,8 @@ class Admission:
                 case ("networking.k8s.io", "Ingress"):
                     if "kubernetes.io/ingress.class" not in (new["metadata"].get("annotations") or {}):
                         self._default_class(new, "ingressclasses.networking.k8s.io", "ingressClassName", "ingressclass")
+        if kind.group == "rbac.authorization.k8s.io":
+            self._authorizer.check_escalation(ctx.user, kind.plural, ctx.namespace, new, old)
         if kind.kind == "Namespace" and not kind.group:
             labels = new["metadata"].setdefault("labels", {})
             labels["kubernetes.io/metadata.name"] = new["metadata"]["name"]

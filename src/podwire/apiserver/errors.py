@@ -167,6 +167,11 @@ def bad_request(message: str) -> ApiStatusError:
     return ApiStatusError(400, "BadRequest", message)
 
 
+def undecodable(kind: Kind, why: str) -> ApiStatusError:
+    """400: the body is no object of this kind."""
+    return bad_request(f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {why}')
+
+
 def unauthorized() -> ApiStatusError:
     """401: no or bad credentials."""
     return ApiStatusError(401, "Unauthorized", "Unauthorized")

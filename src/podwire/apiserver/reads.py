@@ -207,9 +207,7 @@ class _Stream:
                 "apiVersion": "meta.k8s.io/v1",
                 "metadata": {"resourceVersion": str(revision)},
                 "columnDefinitions": [],
-"rows": [row],
-                    {"cells": [], "object": obj | {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}}
-                ],
+                "rows": [row],
             }
         elif self._form.transform:
             obj |= presentation.PARTIAL

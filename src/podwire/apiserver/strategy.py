@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from podwire.apiserver import dualstack
+from podwire.apiserver import crds, dualstack
 from podwire.apiserver.admission import Admission
 from podwire.apiserver.errors import invalid
-from podwire.apiserver.kinds import Kind
+from podwire.apiserver.kinds import Kind, Registry
 from podwire.apiserver.serviceips import ServiceIps
+from podwire.apiserver.validation import crds as crd_rules
 from podwire.apiserver.values import RequestContext
-from podwire.model.objects import Obj
+from podwire.model.objects import Obj, timestamp
+from podwire.runtime.clock import Clock
 
 PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public"})
+
+CRD = ("apiextensions.k8s.io", "CustomResourceDefinition")
 
 # Status that a client may give at creation: a kubelet registers its Node whole.
 _KEEPS_STATUS = frozenset({("", "Node"), ("certificates.k8s.io", "CertificateSigningRequest")})
@@ -48,8 +52,9 @@ _INITIAL_STATUS: dict[tuple[str, str], Obj] = {
 class Strategy:
     """Answers for every kind; keeps the Services' addresses."""
 
-    def __init__(self, admission: Admission, services: ServiceIps) -> None:
-        self._admission, self._services = admission, services
+    def __init__(self, registry: Registry, admission: Admission, services: ServiceIps, clock: Clock) -> None:
+        self._registry, self._admission, self._services = registry, admission, services
+        self._clock = clock
 
     async def wait_for_create(self, ctx: RequestContext, obj: Obj) -> None:
         """Give what a new object depends on a moment to appear: a namespace's ServiceAccount."""
@@ -64,6 +69,9 @@ class Strategy:
             if "kubernetes" not in (spec.get("finalizers") or ()):
                 spec["finalizers"] = [*(spec.get("finalizers") or ()), "kubernetes"]
         if kind in _KEEPS_STATUS or not ctx.kind.has_status:
+            return
+        if kind == CRD:
+            obj["status"] = {}
             return
         initial = _INITIAL_STATUS.get(kind)
         if initial is not None:
@@ -96,6 +104,8 @@ class Strategy:
     def admit(self, ctx: RequestContext, new: Obj, old: Obj | None) -> None:
         """Let admission change or refuse the object, and complete a Service's families."""
         self._admission.admit(ctx, new, old)
+        if (ctx.kind.group, ctx.kind.kind) == CRD and not ctx.subresource and not list(crd_rules.check(new, old)):
+            crds.establish(new, self._registry, timestamp(self._clock.now()))
         if ctx.kind.kind == "Service" and not ctx.kind.group and not ctx.subresource:
             problems = dualstack.complete(new, old, self._services.families)
             if problems:

@@ -15,7 +15,7 @@ from operator import attrgetter
 
 import orjson
 
-from podwire.apiserver.store.port import Change, Compacted, EventType, Index, IndexOf, Row, Stale, StoreFailed
+from podwire.apiserver.store.port import Change, Compacted, EventType, Index, IndexOf, Listener, Row, Stale, StoreFailed
 from podwire.model.objects import Key, Obj
 
 HISTORY_CHANGES = 20_000
@@ -31,12 +31,13 @@ def index_labels(bucket: str, obj: Obj) -> Index:
 class _Bucket:
     """The rows of one bucket, and their keys in order."""
 
-    __slots__ = ("order", "rows", "watchers")
+    __slots__ = ("listeners", "order", "rows", "watchers")
 
     def __init__(self) -> None:
         self.rows: dict[Key, Row] = {}
         self.order: list[Key] = []
         self.watchers: set[MemoryWatcher] = set()
+        self.listeners: list[Listener] = []
 
     def set(self, row: Row) -> None:
         if row.key not in self.rows:
@@ -183,6 +184,8 @@ class MemoryStore:
         self._history_size += len(change.row.body)
         for watcher in bucket.watchers:
             watcher.pending.append(change)
+        for listener in bucket.listeners:
+            listener(change)
         return bucket.watchers
 
     def _persist(self, changes: Sequence[Change]) -> None:
@@ -198,6 +201,10 @@ class MemoryStore:
             start = bisect_right(self._history, after, key=attrgetter("revision"))
             watcher.pending.extend(c for c in islice(self._history, start, None) if c.bucket == bucket)
         return watcher
+
+    def listen(self, bucket: str, listener: Listener) -> None:
+        """Call ``listener`` with every change of a bucket as it is committed."""
+        self._buckets.setdefault(bucket, _Bucket()).listeners.append(listener)
 
     def compact(self) -> int:
         """Keep only the newest of the history, within its limits of number and size."""

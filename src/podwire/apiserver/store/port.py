@@ -77,6 +77,9 @@ class Change:
         return self.row.revision
 
 
+Listener = Callable[[Change], None]
+
+
 class Watcher(Protocol):
     """One subscription to a bucket. Changes come in order and without gaps."""
 
@@ -134,6 +137,10 @@ class Store(Protocol):
 
     def watch(self, bucket: str, after: int) -> Watcher:
         """Return a subscription to the changes after revision ``after``. Raises ``Compacted``."""
+        ...
+
+    def listen(self, bucket: str, listener: Listener) -> None:
+        """Call ``listener`` with every change of a bucket as it is committed, before anyone is answered."""
         ...
 
     def compact(self) -> int:

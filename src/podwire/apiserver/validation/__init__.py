@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from podwire.apiserver import customschema
 from podwire.apiserver.errors import FieldError
 from podwire.apiserver.kinds import Kind
-from podwire.apiserver.validation import names
+from podwire.apiserver.validation import crds, names
 from podwire.model.objects import Obj
 
 Check = Callable[[Obj, Obj | None], Iterator[FieldError]]
-_CHECKS: dict[tuple[str, str], Check] = {}
+_CHECKS: dict[tuple[str, str], Check] = {
+    ("apiextensions.k8s.io", "CustomResourceDefinition"): crds.check,
+}
 
 
 def validate(kind: Kind, new: Obj, old: Obj | None, *, subresource: str = "") -> list[FieldError]:
     """Return everything that is wrong with ``new`` (an update when ``old`` is given); empty when nothing is."""
+    if kind.schema is not None:
+        return [*names.check_metadata(kind, new, old), *customschema.check(kind, new)]
     if subresource == "status":
         return []
     problems = list(names.check_metadata(kind, new, old))
