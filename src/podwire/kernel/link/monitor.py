@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -79,7 +80,7 @@ class RealMonitor:
                     raise
                 found.append(Change("lost", None))
                 continue
-            found += (c for c in map(decode_change, messages) if c is not None)
+            found += (c for c in map(_decode_or_lose, messages) if c is not None)
 
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         """Yield changes in batches as they come."""
@@ -94,6 +95,14 @@ class RealMonitor:
                     yield batch
         finally:
             loop.remove_reader(self.fileno())
+
+
+def _decode_or_lose(message: Message) -> Change | None:
+    # A message of a shape that is not known yet must not end the watch: reading everything again is safe.
+    try:
+        return decode_change(message)
+    except (ValueError, KeyError, struct.error):
+        return Change("lost", None)
 
 
 def decode_change(message: Message) -> Change | None:
