@@ -51,7 +51,7 @@ class Heartbeat:
 
     async def _create_or_adopt(self) -> Obj:
         node, config = self._node, self._node.config
-        fresh = nodeobject.new_node(config, self._machine, self._status({}))
+        fresh = nodeobject.new_node(config, self._machine, self._status({}), node.network_problem)
         try:
             created = await node.client.create(NODES, fresh)
             node.recorder.record(node_reference(config.name), "Normal", "Starting", "Starting kubelet.")
@@ -130,7 +130,7 @@ class Heartbeat:
                 due = node.clock.monotonic() - written_at >= node.config.status_every_s
                 wanted = self._status(self._known.get("status") or {})
                 if due or nodeobject.differs(self._known.get("status") or {}, wanted):
-                    patch = {"metadata": {"uid": self._uid}, "status": wanted}
+                    patch = {"metadata": {"uid": self._uid}, "status": nodeobject.own_part(wanted)}
                     answer = await node.client.patch(
                         NODES, node.config.name, patch, kind="strategic", subresource="status"
                     )

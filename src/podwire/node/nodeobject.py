@@ -24,8 +24,8 @@ def node_annotations(config: NodeConfig) -> dict[str, str]:
     return dict(config.annotations) | ({DRY_ANNOTATION: "true"} if config.dry else {})
 
 
-def new_node(config: NodeConfig, machine: Machine, status: Obj) -> Obj:
-    """Return the object to create: not to be used before its network is ready."""
+def new_node(config: NodeConfig, machine: Machine, status: Obj, problem: str) -> Obj:
+    """Return the object to create; tainted for as long as its network has a problem."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -34,7 +34,7 @@ def new_node(config: NodeConfig, machine: Machine, status: Obj) -> Obj:
             "labels": node_labels(config, machine),
             "annotations": node_annotations(config),
         },
-        "spec": {"taints": [*map(dict, config.taints), NOT_READY_TAINT]},
+        "spec": {"taints": [*map(dict, config.taints), *([NOT_READY_TAINT] if problem else [])]},
         "status": status,
     }
 
@@ -110,6 +110,12 @@ def _condition(type: str, status: str, reason: str, message: str, now: str) -> O
         "message": message,
         "lastHeartbeatTime": now,
     }
+
+
+def own_part(status: Obj) -> Obj:
+    """Return what a kubelet writes of a status: conditions of others are theirs."""
+    own = ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready")
+    return status | {"conditions": [c for c in status["conditions"] if c["type"] in own]}
 
 
 def differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -436,6 +436,61 @@ async def test_machine_restart_keeps_never_pods_ended(bench: Bench):
         p = await bench.until(lambda p: state(p)["restartCount"] == 1 and is_ready(p), "again")
 
 
+async def test_lost_sandbox_ends_a_pod_that_is_never_restarted(bench: Bench):
+    async with bench.running():
+        await bench.client.create(PODS, pod(restartPolicy="Never"))
+        await bench.ready()
+        [old] = await bench.runtime.sandboxes()
+        await bench.runtime.stop_sandbox(old.spec.id)
+        for worker in bench.agent.workers.values():
+            worker.lose_sandbox()
+        await bench.until(lambda p: p["status"]["phase"] == "Failed")
+        assert len(await bench.runtime.sandboxes()) == 1
+
+
+async def test_a_pod_that_ended_while_no_agent_looked_is_not_run_again(bench: Bench):
+    async with bench.running():
+        await bench.client.create(PODS, pod(restartPolicy="Never"))
+        await bench.ready()
+    [old] = await bench.runtime.sandboxes()
+    bench.runtime.exit_container((await bench.container()).spec.id, 0)
+    await bench.runtime.stop_sandbox(old.spec.id)  # the old agent got this far, but not to the status
+    async with bench.running():
+        await bench.until(lambda p: p["status"]["phase"] == "Succeeded")
+        await asyncio.sleep(0.05)
+        assert len(await bench.runtime.containers()) == 1
+        assert bench.network.held == {}
+
+
+async def test_foreign_node_conditions_are_left_alone(bench: Bench):
+    async with bench.running():
+        async with asyncio.timeout(5):
+            while not bench.client.objects(NODES):
+                await asyncio.sleep(0.01)
+        foreign = {"status": {"conditions": [{"type": "NetworkUnavailable", "status": "False"}]}}
+        await bench.client.patch(NODES, "node-0", foreign, kind="strategic", subresource="status")
+        bench.network.problem = "cut"
+        bench.agent._heartbeat._node.network_problem = "cut"
+        bench.agent._heartbeat._changed.set()
+        async with asyncio.timeout(5):
+            while True:
+                [node] = bench.client.objects(NODES).values()
+                if not is_ready(node):
+                    break
+                await asyncio.sleep(0.01)
+        assert condition(node, "NetworkUnavailable")["status"] == "False"
+
+
+async def test_a_deleted_node_object_is_made_again(bench: Bench):
+    async with bench.running():
+        async with asyncio.timeout(5):
+            while not bench.client.objects(NODES):
+                await asyncio.sleep(0.01)
+            await bench.client.delete(NODES, "node-0")
+            while not bench.client.objects(NODES):
+                await asyncio.sleep(0.01)
+
+
 async def test_active_deadline(bench: Bench):
     async with bench.running():
         await bench.client.create(PODS, pod(activeDeadlineSeconds=1))

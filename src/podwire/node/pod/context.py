@@ -65,7 +65,9 @@ class NodeContext:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work beside a pod's loop. What it raises is logged: one pod's trouble never ends the node."""
-        return self.group.create_task(_guarded(work))
+        task = self.group.create_task(_guarded(work))
+        task.add_done_callback(lambda _: work.close())  # it may be cancelled before it began
+        return task
 
 
 async def _guarded(work: Coroutine[Any, Any, None]) -> None:

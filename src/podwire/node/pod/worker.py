@@ -125,7 +125,8 @@ class PodWorker:
 
     async def run(self) -> None:
         """Live the pod's life; return when nothing of it is left here."""
-        self._node.starting += 1
+        if not self._settled:
+            self._node.starting += 1
         if is_deleting(self.pod):
             self._set_deadline(self.pod)
         failures = 0
@@ -203,8 +204,9 @@ class PodWorker:
 
     async def _run_pod(self) -> float | None:
         if self._sandbox_lost:
-            await self._replace_sandbox()
-        if self.home.place is None and self.records.ids() and self._decide().finished:
+            await self._lose_sandbox()
+        if self.records.ids() and self._decide().finished and not self.records.running():
+            await self.home.leave()
             return None  # done, and its network given back
         await self.home.prepare(self.pod, [c.spec.sandbox_id for c in self.records.all()])
         waits: list[float] = []
@@ -223,18 +225,20 @@ class PodWorker:
             await self.home.leave()
         return min(waits, default=None)
 
-    async def _replace_sandbox(self) -> None:
+    async def _lose_sandbox(self) -> None:
+        """Note that everything in the sandbox has ended; make room for another if anything is to go on."""
         self._sandbox_lost = False
         if self.home.place is None:
             return
-        message = "Pod sandbox changed, it will be killed and re-created."
-        self._node.tell(self.pod, "Normal", "SandboxChanged", message)
         await self._stop_all(0.0)
         for container in await self._node.runtime.containers():
             if container.spec.id in self.records.ids():
                 self.records.put(container)
         self.records.end_running(self._node.clock.now().timestamp())
-        await self.home.move_out()
+        if not self._decide().finished:
+            message = "Pod sandbox changed, it will be killed and re-created."
+            self._node.tell(self.pod, "Normal", "SandboxChanged", message)
+            await self.home.move_out()
 
     def _decide(self) -> Actions:
         """Look at everything and return what to do."""

@@ -81,10 +81,11 @@ class Volumes:
 
 
 def _empty_dir(path: Path, source: Mapping[str, Any], group: int | None) -> Path:
-    if path.is_dir():
+    in_memory = source.get("medium") == "Memory"
+    if path.is_dir() and (os.path.ismount(path) or not in_memory):
         return path
-    path.mkdir(parents=True)
-    if source.get("medium") == "Memory":
+    path.mkdir(parents=True, exist_ok=True)
+    if in_memory:
         limit = source.get("sizeLimit")
         size = f",size={int(quantity.parse(limit))}" if limit is not None else ""
         try:
