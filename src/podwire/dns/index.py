@@ -175,8 +175,9 @@ class Index:
     def _follow(self, first: Answer, type: int) -> Finding:
         """Append what the alias leads to (RFC 1034 §4.3.2, step 3a), however many steps, but not for ever."""
         more: list[bytes] = []
-        target = first.alias
-        for _ in range(_MAX_ALIASES):
+        target, seen = first.alias, set[bytes]()
+        while target not in seen and len(seen) < _MAX_ALIASES:
+            seen.add(target)
             if not wire.is_within(target, self.zone.origin):
                 return Finding(True, Answer(first.own, tuple(more)), away=target)
             found = self._answers.get(type_key(target, type))
