@@ -30,9 +30,9 @@ nodes = st.builds(
                 PREFIX + "public-ip": f"192.168.{ip}",
             }
         },
-        "spec": {"podCIDR": f"10.244.{subnet}.0/24"},
+        "spec": {"podCIDR": f"10.244.{subnet}"},
     },
-    st.integers(0, 4),
+    st.sampled_from(["0.0/24", "1.0/24", "1.0/25", "2.0/24", "2.128/25", "3.0/24"]),
     st.sampled_from(["71.11", "71.12", "71.13", "99.1", "bad"]),
     st.integers(1, 4),
     st.sampled_from(["vxlan", "vxlan", "vxlan", "host-gw"]),

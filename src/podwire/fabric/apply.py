@@ -150,7 +150,8 @@ def observe(links: LinkPort, routes: RoutePort, devices: Mapping[int, int]) -> E
 def apply(links: LinkPort, routes: RoutePort, add: Entries, remove: Entries, wanted: Entries) -> None:
     """Bring the kernel's entries on: additions in the order of a packet's way back, removals the other way.
 
-    What is replaced is not removed: its key is ``wanted``, and the kernel overwrites in one step.
+    What is replaced is not removed: ``wanted`` has its key (of what is touched, at least), and the kernel
+    overwrites in one step.
     """
     kept_routes = {(r.destination, r.metric) for r in wanted.routes}
     kept_neighbours = {(n.link, n.ip) for n in wanted.neighbours}

@@ -115,8 +115,8 @@ class Keeper:
         fresh = {each: self._render(ledger, each) for each in touched if each in ledger.paths}
         self._rendered.update(fresh)
         new = join(fresh.values())
-        self.wanted = join(self._rendered.values())
-        apply.apply(self._links, self._routes, new - old, old - new, self.wanted)
+        self.wanted = join((self.wanted - old, new))  # no two peers hold one entry: the ledger sees to it
+        apply.apply(self._links, self._routes, new - old, old - new, new)
 
     def _render(self, ledger: Ledger, name: str) -> Entries:
         underlay = {home.version: home.underlay for home in ledger.homes}

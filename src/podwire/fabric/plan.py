@@ -176,7 +176,7 @@ class Ledger:
     def _claims(self, name: str) -> list[Hashable]:
         claims: list[Hashable] = []
         for site in self._sites.get(name, ()):
-            claims.append(site.subnet)
+            claims.append(site.subnet.network_address)  # a peer's gateway and neighbour entry on the device
             if site.mac:
                 claims.append((site.version, site.mac))
         return claims
@@ -200,7 +200,8 @@ class Ledger:
                 held[name] = value  # type: ignore[assignment]
 
     def _contested(self, name: str, site: Site) -> str:
-        for key, what in ((site.subnet, f"pod CIDR {site.subnet}"), ((site.version, site.mac), site.mac)):
+        subnet, mac = site.subnet.network_address, (site.version, site.mac)
+        for key, what in ((subnet, f"pod CIDR {site.subnet}"), (mac, site.mac)):
             first = min(self._claimants.get(key, (name,)))
             if first != name:
                 return f"{what} is held by node {first} already"
