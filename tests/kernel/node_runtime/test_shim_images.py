@@ -23,9 +23,9 @@ from podwire.node.runtime.values import Container, ContainerSpec, Mount, Sandbox
 pytestmark = pytest.mark.kernel
 
 
-def announce(argv: Sequence[str]) -> int:
+def announce(arguments: Sequence[str]) -> int:
     """A program of the lab's."""
-    print("announce", *argv[1:], os.environ["WHO"], os.uname().nodename, os.getpid())
+    print("announce", *arguments, os.environ["WHO"], os.uname().nodename, os.getpid())
     print("fds", len(os.listdir("/proc/self/fd")))
     return 3
 

@@ -122,7 +122,7 @@ def _sort_pieces(lower: str) -> tuple[tuple[str, Piece], ...]:
             try:
                 full = bool(os.listdir(path))
             except PermissionError:
-                full = True
+                full = False  # what this user may not see (/root) is the container's own, and empty
             pieces.append((name, ("overlay" if name in _WRITABLE else "bind") if full else "empty"))
     return tuple(pieces)
 

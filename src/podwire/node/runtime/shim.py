@@ -13,8 +13,9 @@ import resource
 import shutil
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,7 +39,8 @@ _BACKLOG = 16
 class ShimConfig:
     """What a shim is told. Paths are of the node's mount namespace, ``run_dir`` lies on a tmpfs.
 
-    ``builtins``: programs by image name that run in the container without execve, e.g. the cluster DNS.
+    ``builtins``: programs by image name that run in the container without execve, e.g. the cluster DNS. They
+    are called with the arguments, without a program's name, and may return an exit code.
     ``images``: what the user mapped with ``--image NAME=PATH``. ``host_root``: what containers see as "/".
     ``hidden``: directories of it that containers must not see, such as podwire's own state.
     """
@@ -76,7 +78,8 @@ def _serve(config: ShimConfig) -> None:
             shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
     rootless = is_rootless()
-    builtins = {SERVER: builtin_server.main, "agnhost": builtin_server.main, **config.builtins}
+    builtins: dict[str, child.Builtin] = {name: partial(_run, main) for name, main in config.builtins.items()}
+    builtins |= {SERVER: builtin_server.main, "agnhost": builtin_server.main}
     ground = Ground(
         rootfs.observe_host(config.host_root, rootless, config.hidden, config.run_dir),
         layers,
@@ -97,6 +100,11 @@ def _serve(config: ShimConfig) -> None:
     loop.run()
     book.kill_all()
     config.socket_path.unlink(missing_ok=True)
+
+
+def _run(main: child.Builtin, argv: Sequence[str]) -> object:
+    """Call a program of the lab's with its arguments only."""
+    return main(argv[1:])
 
 
 def _listen(path: Path) -> socket.socket:
