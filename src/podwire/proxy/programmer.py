@@ -148,7 +148,13 @@ class Programmer:
             for f in lost
         )
         kept = tuple(f for f in rules.frontends if f not in lost)
-        return replace(rules, frontends=kept, cluster_ips=ips, problems=rules.problems + problems)
+        return replace(
+            rules,
+            frontends=kept,
+            cluster_ips=ips,
+            hairpins=rules.hairpins if kept else (),
+            problems=rules.problems + problems,
+        )
 
     # --- the difference
 
@@ -244,7 +250,7 @@ class Programmer:
                         del self._owners[name, element.key]
             for f in old.frontends if old else ():
                 self._sticky.pop(render.encode_front(f.key), None)
-            if new is not None and (new.frontends or new.cluster_ips):
+            if new is not None and (new.frontends or new.cluster_ips or new.hairpins):
                 self._applied[key] = new
         for key in touched:
             for f in fresh[key].frontends if key in fresh else ():
