@@ -119,9 +119,7 @@ def mint(
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
     )
     return _sign(builder, ca_key, key)
 
@@ -230,9 +228,7 @@ def _leaf(
     return pair
 
 
-def _still_good(
-    pair: KeyPair, authority: KeyPair, names: Sequence[str], addresses: Sequence[Address]
-) -> bool:
+def _still_good(pair: KeyPair, authority: KeyPair, names: Sequence[str], addresses: Sequence[Address]) -> bool:
     """Return whether the certificate has every name, its own key, our CA and time left."""
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
@@ -302,9 +298,7 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
     from cryptography import x509
 
     now = datetime.now(UTC)
@@ -320,9 +314,7 @@ def _builder(
     )
 
 
-def _sign(
-    builder: x509.CertificateBuilder, signer: EllipticCurvePrivateKey, key: EllipticCurvePrivateKey
-) -> KeyPair:
+def _sign(builder: x509.CertificateBuilder, signer: EllipticCurvePrivateKey, key: EllipticCurvePrivateKey) -> KeyPair:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.serialization import Encoding
 

@@ -68,9 +68,7 @@ async def test_mutual_tls_shows_the_name_and_organizations(tmp_path: Path) -> No
 
 def test_minted_node_certificate_serves_and_authenticates(tmp_path: Path) -> None:
     made = pki.ensure(tmp_path)
-    pair = pki.mint(
-        made.authority, "system:node:node-0", ("system:nodes",), addresses=(ip_address("192.168.71.10"),)
-    )
+    pair = pki.mint(made.authority, "system:node:node-0", ("system:nodes",), addresses=(ip_address("192.168.71.10"),))
     (tmp_path / "n.crt").write_text(pair.cert_pem)
     text = subprocess.run(
         ["openssl", "x509", "-in", tmp_path / "n.crt", "-noout", "-text"], capture_output=True, text=True
