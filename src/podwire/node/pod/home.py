@@ -63,17 +63,14 @@ class Home:
         node = self._node
         self._services = list(node.services())
         wanted = references(pod)
-        if wanted:
-            await node.objects.load(self._uid, pod["metadata"].get("namespace", ""), wanted)
-        if self.place is None:
-            await self._move_in(pod, attempts)
-        if (node.tokens.refresh_in_s(self._uid) or 2.0) <= 1.0:
-            self.stale = True
-        if not self.stale:
-            return
-        self.stale = False
         try:
-            self._volumes = await node.volumes.set_up(pod, node.facts(self.addresses(pod)))
+            if wanted:
+                await node.objects.load(self._uid, pod["metadata"].get("namespace", ""), wanted)
+            if self.place is None:
+                await self._move_in(pod, attempts)
+            if self.stale or (node.tokens.refresh_in_s(self._uid) or 2.0) <= 1.0:
+                self.stale = False  # before, not after: it may become so again meanwhile
+                self._volumes = await node.volumes.set_up(pod, node.facts(self.addresses(pod)))
         except VolumeError as error:
             self.stale = True
             node.tell(pod, "Warning", "FailedMount", str(error))

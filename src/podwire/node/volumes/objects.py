@@ -10,8 +10,10 @@ from podwire.client.informer import Informer
 from podwire.client.port import Client
 from podwire.model.objects import Key, Obj
 from podwire.model.resources import CONFIGMAPS, SECRETS
+from podwire.node.volumes.payload import VolumeError
 from podwire.runtime.clock import Clock
 
+_SYNC_WITHIN_S = 10.0
 _RESOURCES = {"ConfigMap": CONFIGMAPS, "Secret": SECRETS}
 
 
@@ -31,11 +33,20 @@ class ObjectCache:
         self._watched: dict[tuple[str, str, str], _Watched] = {}
 
     async def load(self, pod_uid: str, namespace: str, references: Iterable[tuple[str, str]]) -> None:
-        """Make ``peek`` answer for these objects, and tell of their changes until ``release``."""
-        entries = [self._watch(pod_uid, kind, namespace, name) for kind, name in references]
-        for entry in entries:
+        """Make ``peek`` answer for these objects, and tell of their changes until ``release``.
+
+        Raises VolumeError when the API does not answer, or not to this node.
+        """
+        entries = [
+            (f'{kind.lower()} "{name}"', self._watch(pod_uid, kind, namespace, name)) for kind, name in references
+        ]
+        for what, entry in entries:
             if not entry.informer.synced.is_set():
-                await entry.informer.synced.wait()
+                try:
+                    async with asyncio.timeout(_SYNC_WITHIN_S):
+                        await entry.informer.synced.wait()
+                except TimeoutError:
+                    raise VolumeError(f"failed to sync the cache of {what}: no answer from the API") from None
 
     def peek(self, kind: str, namespace: str, name: str) -> Obj | None:
         """Return the object, or None when it does not exist (or was not loaded)."""
