@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, TypeVar, cast
 
-from podwire.client.errors import Conflict, NotFound
+from podwire.client.errors import ApiError, Conflict, NotFound
 from podwire.client.informer import Informer
 from podwire.client.port import Client
 from podwire.controllers.config import ControllersConfig
@@ -88,19 +88,18 @@ def tolerant(reconcile: Callable[[K], Awaitable[float | None]]) -> Callable[[K],
             return await reconcile(key)
         except (Conflict, NotFound):
             return 0.05
-        except ExceptionGroup as group:
-            _, rest = group.split((Conflict, NotFound))
-            if rest is None:
-                return 0.05
-            raise _first(rest) from None
+        except ApiError as error:
+            if is_namespace_dying(error):
+                return None  # whatever the key is about goes with its namespace
+            raise
 
     return cast("Callable[[K], Awaitable[float | None]]", attempt)
 
 
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def is_namespace_dying(error: ApiError) -> bool:
+    """Return whether a creation was refused because its namespace is being deleted."""
+    causes = (error.status.get("details") or {}).get("causes") or ()
+    return any(c.get("reason") == "NamespaceTerminating" for c in causes)
 
 
 async def all_of(jobs: Iterable[Awaitable[object]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from podwire.controllers.config import ControllersConfig
-from podwire.controllers.nodes.cidrs import CidrPool, Network, parse_cidrs
+from podwire.controllers.nodes.cidrs import CidrPool, Network, parse_cidrs, preferred_number
 from podwire.controllers.shared import Shared
 from podwire.controllers.workload import keyed_loop
 from podwire.model.objects import Key, Obj
@@ -87,7 +87,7 @@ class NodeCidrs:
             self._release(offer)  # perhaps the same, perhaps not: what the node says counts
             self._occupy(key, node)
             return None
-        offer = offer or self._allocate()
+        offer = offer or self._allocate(preferred_number(key.name))
         if not offer:
             self._starved.add(key)
             text = f"Node {key.name} status is now: CIDRNotAvailable"
@@ -107,11 +107,11 @@ class NodeCidrs:
             self._release(self._held.pop(key))
         return None
 
-    def _allocate(self) -> tuple[Network, ...]:
+    def _allocate(self, preferred: int | None) -> tuple[Network, ...]:
         """Return one free network of each family; empty when one family has none left."""
         chosen: list[Network] = []
         for pool in self._pools:
-            network = pool.allocate()
+            network = pool.allocate(preferred)
             if network is None:
                 self._release(tuple(chosen))
                 return ()

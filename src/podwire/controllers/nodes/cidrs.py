@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -35,11 +36,14 @@ class CidrPool:
         self._taken.update(numbers)
         return True
 
-    def allocate(self) -> Network | None:
-        """Return the next free subnet; None when there is none.
+    def allocate(self, preferred: int | None = None) -> Network | None:
+        """Return the next free subnet, number ``preferred`` when that one is free; None when there is none.
 
         It goes round: a subnet that a node left is used last, when nothing routes to the old node any more.
         """
+        if preferred is not None and 0 <= preferred < self._count and preferred not in self._taken:
+            self._taken.add(preferred)
+            return self._network(preferred)
         # Among one more numbers than are taken, one is free.
         for step in range(min(self._count, len(self._taken) + 1)):
             number = (self._next + step) % self._count
@@ -63,6 +67,15 @@ class CidrPool:
         address = self._base + number * self._size
         kind = IPv4Network if self.cluster.version == 4 else IPv6Network
         return kind((address, self.mask))
+
+
+def preferred_number(node_name: str) -> int | None:
+    """Return the number that a node's name ends in; None when it ends in none.
+
+    node-1 then has 10.244.1.0/24, whichever node registers first: people read addresses.
+    """
+    match = re.search(r"(?<![0-9])(0|[1-9][0-9]{0,5})$", node_name)
+    return int(match[1]) if match else None
 
 
 def parse_cidrs(texts: Iterable[str]) -> list[Network]:
