@@ -272,13 +272,27 @@ def kill_stragglers(record: Record) -> None:
     """Kill what outlived the main process, where no pid namespace does it: shared or the node's processes."""
     if not record.mount_ns:
         return
+    killed: set[int] = set()
+    while fresh := _find_members(record.mount_ns) - killed:  # again: one may have forked meanwhile
+        for pid in fresh:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        killed |= fresh
+
+
+def _find_members(mount_ns: int) -> set[int]:
+    """Return the pids of all processes in a mount namespace, which each container has for itself."""
+    found: set[int] = set()
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                if os.stat(f"/proc/{name}/ns/mnt").st_ino == record.mount_ns:
-                    os.kill(int(name), signal.SIGKILL)
+                if os.stat(f"/proc/{name}/ns/mnt").st_ino == mount_ns:
+                    found.add(int(name))
             except OSError:
                 continue
+    return found
 
 
 def remove_files(record: Record) -> None:
