@@ -221,11 +221,25 @@ async def test_an_indexed_job_gives_each_pod_its_index(world: World) -> None:
     assert world.one(JOBS, "idx")["status"]["succeeded"] == 3
 
 
+async def test_a_pod_of_a_job_that_somebody_deletes_has_failed_and_is_replaced(world: World) -> None:
+    spec = {"template": template({}, restartPolicy="Never")}
+    await world.create(JOBS, {"metadata": {"name": "one", "namespace": "default"}, "spec": spec})
+    first = (await world.until(lambda: world.all(PODS)))[0]["metadata"]["name"]
+    await world.client.delete(PODS, first, "default")
+    await world.until(lambda: world.one(JOBS, "one")["status"].get("failed") == 1)
+    await world.until(lambda: Key("default", first) not in world.client.objects(PODS))
+
+
 async def test_a_suspended_job_runs_nothing_until_resumed_and_a_deleted_one_frees_its_pods(world: World) -> None:
     spec = {"suspend": True, "template": template({}, restartPolicy="Never")}
     await world.create(JOBS, {"metadata": {"name": "later", "namespace": "default"}, "spec": spec})
     await world.until(lambda: condition(world.one(JOBS, "later"), "Suspended"))
     assert not world.all(PODS)
+    await world.client.patch(JOBS, "later", {"spec": {"suspend": False}}, "default")
+    await world.until(lambda: world.all(PODS))
+    await world.client.patch(JOBS, "later", {"spec": {"suspend": True}}, "default")
+    await world.until(lambda: not world.all(PODS))
+    assert not world.one(JOBS, "later")["status"].get("failed")
     await world.client.patch(JOBS, "later", {"spec": {"suspend": False}}, "default")
     await world.until(lambda: world.all(PODS))
     await world.client.delete(JOBS, "later", "default")

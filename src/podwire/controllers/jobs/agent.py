@@ -73,8 +73,8 @@ class Jobs:
         pods = self._pods.of(job)
         status = plan_status(job, settings, pods, counts, done, verdict, timestamp(now))
         if status_differs(status, job.get("status")):
-            job = await self._shared.client.update(JOBS, {**job, "status": status}, "status")
-            self._tell(job, verdict)
+            before, job = job, await self._shared.client.update(JOBS, {**job, "status": status}, "status")
+            self._tell(before, job, verdict)
         # Stored now; so the finalizers may go, and the next round moves the uids into the counters.
         await all_of([self._release(job, p) for p in counts.release])
         if failure is not None:
@@ -112,6 +112,9 @@ class Jobs:
         self._shared.recorder.normal(job, "SuccessfulCreate", text, COMPONENT)
 
     async def _delete(self, job: Obj, pod: Obj) -> None:
+        """Stop a pod that is not wanted; it counts neither as succeeded nor as failed."""
+        if holds_finalizer(pod):
+            await self._release(job, pod)
         if await self._pods.delete(job, pod):
             text = f"Deleted pod: {pod['metadata']['name']}"
             self._shared.recorder.normal(job, "SuccessfulDelete", text, COMPONENT)
@@ -137,12 +140,12 @@ class Jobs:
             ):
                 await self._release({"metadata": {"uid": ref["uid"]}}, pod)
 
-    def _tell(self, job: Obj, verdict: Verdict | None) -> None:
+    def _tell(self, before: Obj, job: Obj, verdict: Verdict | None) -> None:
         if verdict is None:
-            suspended = condition(job, "Suspended")
-            if suspended is not None and suspended["lastTransitionTime"] == timestamp(self._shared.clock.now()):
-                reason = "Suspended" if suspended["status"] == "True" else "Resumed"
-                self._shared.recorder.normal(job, reason, suspended["message"], COMPONENT)
+            was, now = condition(before, "Suspended") or {}, condition(job, "Suspended")
+            if now is not None and now["status"] != was.get("status"):
+                reason = "Suspended" if now["status"] == "True" else "Resumed"
+                self._shared.recorder.normal(job, reason, now["message"], COMPONENT)
         elif finished_at(job) and verdict.type == "Complete":
             self._shared.recorder.normal(job, "Completed", "Job completed", COMPONENT)
         elif finished_at(job):

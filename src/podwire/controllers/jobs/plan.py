@@ -26,6 +26,7 @@ class Settings:
     suspended: bool
     deadline_s: int | None
     ttl_s: int | None
+    only_failed: bool  # podReplacementPolicy Failed: what is terminating is not replaced yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ def parse_settings(job: Obj) -> Settings:
         suspended=bool(spec.get("suspend")),
         deadline_s=spec.get("activeDeadlineSeconds"),
         ttl_s=spec.get("ttlSecondsAfterFinished"),
+        only_failed=spec.get("podReplacementPolicy") == "Failed",
     )
 
 
@@ -175,8 +177,7 @@ def missing_pods(
         wanted = len(active) if counts.total_succeeded else settings.parallelism
     else:
         wanted = min(settings.parallelism, settings.completions - counts.total_succeeded)
-    # A terminating pod still runs: its replacement would exceed parallelism.
-    terminating = sum(is_deleting(p) and not outcome_of(p) for p in pods)
+    terminating = sum(is_deleting(p) and not outcome_of(p, settings.only_failed) for p in pods)
     missing = max(0, wanted - len(active) - terminating)
     surplus = sorted(active, key=_least_progress)[: max(0, len(active) - wanted)]
     return [None] * missing, surplus
@@ -194,7 +195,7 @@ def _missing_indexes(
             surplus.append(pod)
         else:
             active[index] = pod
-    held = {index_of(p) for p in pods if is_deleting(p) and not outcome_of(p)}
+    held = {index_of(p) for p in pods if is_deleting(p) and not outcome_of(p, settings.only_failed)}
     room = settings.parallelism - len(active) - len(held)
     if room < 0:
         keep = settings.parallelism

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from podwire.controllers.pods.state import phase
+from podwire.controllers.pods.state import node_of, phase
 from podwire.model.objects import Obj, is_deleting
 
 FINALIZER = "batch.kubernetes.io/job-tracking"
@@ -42,16 +42,24 @@ def holds_finalizer(pod: Obj) -> bool:
     return FINALIZER in (pod["metadata"].get("finalizers") or ())
 
 
-def outcome_of(pod: Obj) -> str:
-    """Return "Succeeded", "Failed", or "" while it may still run. A pod deleted before it ran has failed."""
+def outcome_of(pod: Obj, only_failed: bool = False) -> str:
+    """Return "Succeeded", "Failed", or "" while the pod counts as running.
+
+    A pod that is being deleted has failed, for it may never get to say so; under podReplacementPolicy Failed
+    (``only_failed``) not before its node has confirmed the end, unless it never had a node (KEP-3939).
+    """
     if phase(pod) in ("Succeeded", "Failed"):
         return phase(pod)
-    return "Failed" if is_deleting(pod) and not (pod.get("spec") or {}).get("nodeName") else ""
+    if not is_deleting(pod):
+        return ""
+    confirmed = not node_of(pod) or pod["metadata"].get("deletionGracePeriodSeconds") == 0
+    return "Failed" if confirmed or not only_failed else ""
 
 
 def tally(job: Obj, pods: Sequence[Obj], indexed_done: frozenset[int] | None) -> Tally:
     """Return the new tally. For an indexed Job succeeded pods count once per index (``indexed_done``)."""
     status = job.get("status") or {}
+    only_failed = job["spec"].get("podReplacementPolicy") == "Failed"
     uncounted = status.get("uncountedTerminatedPods") or {}
     waiting = {p["metadata"]["uid"] for p in pods if holds_finalizer(p)}
     old_succeeded = [u for u in uncounted.get("succeeded") or () if u in waiting]
@@ -64,7 +72,7 @@ def tally(job: Obj, pods: Sequence[Obj], indexed_done: frozenset[int] | None) ->
         uid = pod["metadata"]["uid"]
         if uid not in waiting:
             continue
-        outcome = outcome_of(pod)
+        outcome = outcome_of(pod, only_failed)
         if not outcome:
             continue
         release.append(pod)
