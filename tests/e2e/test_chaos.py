@@ -109,6 +109,6 @@ def settled(lab: Lab) -> bool:
         assert len(ports) == len(mine), f"{node}: {len(ports)} veths for {len(mine)} pods"
         pinned = lab.node(node, "sh", "-c", "ls /run/podwire/netns | grep -c . || true").strip()
         assert int(pinned) >= len(mine), f"{node}: {pinned} namespaces for {len(mine)} pods"
-        held = lab.node(node, "sh", "-c", "find /var/lib/podwire/cni -type f -name '10.244.*' | wc -l").strip()
+        held = lab.node(node, "sh", "-c", "find /var/lib/podwire/cni -name '10.244.*' | wc -l").strip()
         assert int(held) == len(mine), f"{node}: {held} addresses held for {len(mine)} pods"
     return True

@@ -122,7 +122,6 @@ _ROLES: dict[str, tuple[str, ...]] = {
     ),
     "system:node": _NODE,
     "system:node-proxier": _PROXIER,
-    "system:coredns": _DNS,
     "system:kube-dns": _DNS,
     "system:kube-scheduler": _SCHEDULER,
     "system:kube-controller-manager": _CONTROLLERS,
@@ -168,10 +167,9 @@ _BINDINGS: dict[str, tuple[str, ...]] = {
     "system:public-info-viewer": (_AUTHENTICATED, _UNAUTHENTICATED),
     "system:service-account-issuer-discovery": ("Group:system:serviceaccounts",),
     "system:monitoring": ("Group:system:monitoring",),
-    # A node's agent is kubelet, Service proxy and, for its pods, name server at once.
+    # A node's agent is kubelet and Service proxy at once.
     "system:node": (_NODES,),
     "system:node-proxier": (_NODES, "User:system:kube-proxy"),
-    "system:coredns": (_NODES,),
     "system:kube-scheduler": ("User:system:kube-scheduler",),
     "system:kube-controller-manager": ("User:system:kube-controller-manager",),
 }

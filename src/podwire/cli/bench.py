@@ -13,7 +13,7 @@ def run(arguments: argparse.Namespace) -> int:
     from podwire.lab import bench
 
     figures = bench.measure(lambda text: print(f"   {text}", file=sys.stderr, flush=True))
-    rounded = {k: round(v, 3) for k, v in figures.items()}
+    rounded = {k: v if v is None else round(v, 3) for k, v in figures.items()}
     if arguments.output == "json":
         print_json(rounded)
     else:

@@ -42,7 +42,10 @@ def flannel_objects(config: LabConfig) -> list[Obj]:
     cni = {"name": "cbr0", "cniVersion": "0.3.1", "plugins": plugins}
     labels = {"app": "flannel", "k8s-app": "flannel", "tier": "node"}
     return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-flannel", "labels": {"k8s-app": "flannel"}}},
+        {
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": "kube-flannel", "labels": {"k8s-app": "flannel"}},
+        },
         {
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "kube-flannel-cfg", "namespace": "kube-flannel", "labels": labels},
@@ -55,7 +58,7 @@ async def ensure(client: Client, config: LabConfig) -> None:
     """Create what is missing; what is there stays as a person may have changed it."""
     from podwire.dns import manifests
 
-    addresses = [network[10] for network in config.service_cidrs]
+    addresses = [str(network[10]) for network in config.service_cidrs]
     for obj in [*flannel_objects(config), *manifests.objects(addresses, domain=config.domain)]:
         try:
             await client.create(_RESOURCES[obj["kind"]], obj)

@@ -28,9 +28,12 @@ from podwire.model.resources import PODS
 Say = Callable[[str], None]
 
 
-def measure(say: Say) -> dict[str, float]:
-    """Return every figure of the benchmark, in the order in which they were taken."""
-    figures: dict[str, float] = {}
+def measure(say: Say) -> dict[str, float | None]:
+    """Return every figure of the benchmark, in the order in which they were taken.
+
+    None: it could not be measured here (a program that is not installed).
+    """
+    figures: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory(prefix="podwire-bench-") as home:
         os.environ["PODWIRE_HOME"] = home
         with _cluster(ClusterDir(Path(home) / "warm"), 1) as _:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -55,12 +56,20 @@ def up(wanted: LabConfig, report: Report, *, explicit: bool = True) -> Outcome:
     except BaseException:
         kill(place)
         if not existed:
+            _keep_logs(place)
             place.remove()
         raise
     finally:
         for s in (api, *publish):
             s.close()
     return Outcome(place, config, was_running=False)
+
+
+def _keep_logs(place: ClusterDir) -> None:
+    """Move the logs of a cluster that did not come up to where `podwire logs` is pointed at: NAME.failed."""
+    target = place.path.with_name(f"{place.name}.failed")
+    shutil.rmtree(target, ignore_errors=True)
+    place.logs.rename(target)
 
 
 def _settle(place: ClusterDir, wanted: LabConfig, explicit: bool) -> LabConfig:

@@ -20,6 +20,7 @@ from podwire.kernel.link.port import LinkPort
 from podwire.lab import underlay, view
 from podwire.lab.config import LabConfig
 from podwire.lab.underlay import NodeAddresses
+from podwire.model.errors import MachineError
 
 KINDS = {"net": libc.CLONE_NEWNET, "uts": libc.CLONE_NEWUTS, "ipc": libc.CLONE_NEWIPC,
          "pid": libc.CLONE_NEWPID, "mnt": libc.CLONE_NEWNS}  # fmt: skip
@@ -102,14 +103,18 @@ class Machine:
         self.is_cut = False
         self._reader = line.makefile("rb")
         self._line = line
+        self._said: dict[str, str] = {}
         self.pid1 = int(self._expect("pid"))
         self.namespaces: dict[str, int] = {}
 
     def _expect(self, word: str) -> str:
-        said = self._reader.readline().decode().split()
-        if not said or said[0] != word:
-            raise RuntimeError(f"{self.spec.name}: died while booting, see log/{self.spec.name}-shim.log")
-        return said[1] if len(said) > 1 else ""
+        """Return what the node says after ``word``; keeper and pid 1 speak on one line, in any order."""
+        while word not in self._said:
+            line = self._reader.readline().decode().split()
+            if not line:
+                raise MachineError("lab", "boot", self.spec.name, "it died on the way", "see `podwire logs`")
+            self._said[line[0]] = line[1] if len(line) > 1 else ""
+        return self._said[word]
 
     def plug(self, links: LinkPort, bridge: int) -> None:
         """Wait for the node's view, give it its eth0, and wait until it is configured."""

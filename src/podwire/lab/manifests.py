@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from podwire.model.errors import BadInput, MachineError, Problem
 from podwire.model.objects import Obj
 from podwire.model.resources import Resource
+
+if TYPE_CHECKING:
+    from podwire.apiserver.kinds import Kind
 
 SUFFIXES = (".yaml", ".yml", ".json")
 _FIRST = {"Namespace": 0, "CustomResourceDefinition": 1}
@@ -88,16 +91,42 @@ def _object(where: str, raw: Any) -> Obj:
 
 
 def check(manifests: Sequence[Manifest]) -> None:
-    """Check the objects of built-in kinds against their schemas. Raises BadInput with every problem."""
-    from podwire.apiserver.schema import problems_of
+    """Check the objects of built-in kinds as the API server will. Raises BadInput with every problem."""
+    from podwire.apiserver.builtin_kinds import kinds
+    from podwire.apiserver.kinds import Registry
 
-    problems = [
-        Problem(f"{m.source}: {m.object['kind']} {m.object['metadata']['name']}", field, why)
-        for m in manifests
-        for field, why in problems_of(m.object)
-    ]
+    registry = Registry(kinds())
+    problems = []
+    for m in manifests:
+        group, _, version = m.object["apiVersion"].rpartition("/")
+        kind = registry.find_kind(group, version, m.object["kind"])
+        if kind is not None:
+            name = f"{m.source}: {kind.kind} {m.object['metadata']['name']}"
+            problems += [Problem(name, field, why) for field, why in _problems_of(kind, m.object)]
     if problems:
         raise BadInput(*problems)
+
+
+def _problems_of(kind: Kind, obj: Obj) -> Iterator[tuple[str, str]]:
+    """Yield the fields that the API server would refuse, and why."""
+    import copy
+
+    import orjson
+
+    from podwire.apiserver import schema, validation
+    from podwire.apiserver.defaults import apply_defaults
+    from podwire.apiserver.errors import ApiStatusError
+
+    try:
+        candidate = schema.clean(kind, copy.deepcopy(obj), orjson.dumps(obj, default=str), "Strict", [])
+    except ApiStatusError as error:
+        yield "", error.message
+        return
+    if kind.namespaced:
+        candidate["metadata"].setdefault("namespace", "default")
+    apply_defaults(kind, candidate)
+    for problem in validation.validate(kind, candidate, None):
+        yield problem.field, problem.message
 
 
 def apply(kubeconfig: Path, manifests: Sequence[Manifest], report: Callable[[dict[str, Any]], None]) -> None:

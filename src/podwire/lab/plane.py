@@ -19,6 +19,8 @@ from podwire.lab import underlay, view
 from podwire.lab.config import LabConfig
 from podwire.lab.home import ClusterDir
 from podwire.lab.machine import MachineSpec
+from podwire.model.objects import is_ready
+from podwire.model.resources import NODES
 
 if TYPE_CHECKING:
     from podwire.apiserver.pki import KeyPair, Pki
@@ -30,7 +32,7 @@ API_MODULES = ("aiohttp", "uvloop", "orjson", "podwire.client.http")
 NODE_MODULES = (
     "podwire.cni.real", "podwire.cni.server", "podwire.controllers.agent", "podwire.dns.main", "podwire.fabric.agent",
     "podwire.node.agent", "podwire.node.runtime.real", "podwire.node.runtime.shim", "podwire.proxy.agent",
-    "podwire.kernel.nft.real", "podwire.kernel.conntrack.real",
+    "podwire.kernel.nft.real", "podwire.kernel.conntrack.real", "podwire.kernel.link.monitor", "cryptography.x509",
 )  # fmt: skip
 CONTROLLERS = "system:kube-controller-manager"
 
@@ -122,7 +124,7 @@ def run_api(config: LabConfig, cluster: ClusterDir, sockets: tuple[socket.socket
         sockets=listening,
         advertise=advertised,
         advertise_port=config.api_port if config.dry_kernel else underlay.API_PORT,
-        service_cidrs=config.service_cidrs,
+        service_cidrs=[str(network) for network in config.service_cidrs],
         cluster_domain=config.domain,
     )
     _serve(lambda: agent.serve(settings, ready=ready))
@@ -194,7 +196,9 @@ async def _agent(spec: MachineSpec, config: LabConfig, identities: Identities, c
     from podwire.cni.server import CniServer
     from podwire.fabric.agent import FabricAgent
     from podwire.kernel.conntrack.real import RealConntrack
+    from podwire.kernel.link.monitor import RealMonitor
     from podwire.kernel.link.real import RealLinks
+    from podwire.kernel.netns.real import RealNetns
     from podwire.kernel.nft.real import RealNft
     from podwire.kernel.route.real import RealRoutes
     from podwire.kernel.sysctl.real import RealSysctl
@@ -207,7 +211,7 @@ async def _agent(spec: MachineSpec, config: LabConfig, identities: Identities, c
     install_cni(cni, Path("/etc/cni/net.d"), Path("/opt/cni/bin"))
     plugin = PodwireCni(real_kernel())
     network = CniNetwork(in_process={"podwire-cni": plugin.run})
-    fabric = FabricAgent(spec.name, client, RealLinks(), RealRoutes(), RealNft(), RealSysctl())
+    fabric = FabricAgent(spec.name, client, RealLinks(), RealRoutes(), RealNft(), RealSysctl(), monitor=RealMonitor())
     proxy = ProxyAgent(
         spec.name, spec.addresses.ips, config.pod_cidrs, client, RealNft(), RealConntrack(),
         service_cidrs=config.service_cidrs,
@@ -217,7 +221,21 @@ async def _agent(spec: MachineSpec, config: LabConfig, identities: Identities, c
         group.create_task(fabric.run())
         group.create_task(proxy.run())
         group.create_task(CniServer(view.RUN / "cni.sock", plugin.run).serve())
-        group.create_task(node.run(settings, client, RealRuntime(view.RUN / "shim.sock"), network, on_ready=ready))
+        group.create_task(node.run(settings, client, RealRuntime(view.RUN / "shim.sock"), network, netns=RealNetns()))
+        await _node_ready(client, spec.name)
+        ready()
+
+
+async def _node_ready(client: HttpClient, name: str) -> None:
+    """Return once the Node is Ready."""
+    from podwire.client.informer import Informer
+
+    seen = asyncio.Event()
+    nodes = Informer(client, NODES, fields=f"metadata.name={name}")
+    nodes.listen(lambda key, old, new: seen.set() if new is not None and is_ready(new) else None)
+    following = asyncio.create_task(nodes.run())
+    await seen.wait()
+    following.cancel()
 
 
 def _node_config(name: str, config: LabConfig, identities: Identities, ips: tuple[underlay.IPAddress, ...]) -> Any:
@@ -259,7 +277,10 @@ def run_dry_agent(name: str, config: LabConfig, identities: Identities, ready: R
         index = config.node_names.index(name)
         client = _client(config, identities, identities.nodes[name], name, local=True)
         settings = _node_config(name, config, identities, underlay.node_addresses(config, index).ips)
-        await node.run(settings, client, FakeRuntime(), FakeNetwork(client, name), on_ready=ready)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(node.run(settings, client, FakeRuntime(), FakeNetwork(client, name)))
+            await _node_ready(client, name)
+            ready()
 
     _serve(main)
 

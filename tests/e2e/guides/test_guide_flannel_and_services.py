@@ -106,10 +106,10 @@ def test_pod_name_is_a_replica_sets(lab: Lab, net_tools: str) -> None:
 def test_routes_of_a_pod(lab: Lab, net_tools: str) -> None:
     ip = lab.pod_ip(net_tools)
     subnet = ip.rsplit(".", 1)[0]
-    assert [line.strip() for line in lab.exec(net_tools, "ip", "r").splitlines()] == [
-        f"default via {subnet}.1 dev eth0",
+    assert sorted(line.strip() for line in lab.exec(net_tools, "ip", "r").splitlines()) == [
         f"10.244.0.0/16 via {subnet}.1 dev eth0",
         f"{subnet}.0/24 dev eth0 proto kernel scope link src {ip}",
+        f"default via {subnet}.1 dev eth0",
     ]
 
 
