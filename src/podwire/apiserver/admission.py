@@ -174,7 +174,7 @@ def _mount_token(spec: Obj) -> None:
     """Add the projected token volume and mount it where nothing is mounted yet."""
     volume = ""
     for v in spec.get("volumes") or ():
-        if v["name"].startswith("kube-api-access-"):
+        if v.get("name", "").startswith("kube-api-access-"):
             volume = v["name"]
     wanting = [
         c

@@ -46,9 +46,7 @@ _MODE = 0o644
 
 def default_pod(pod: Obj) -> None:
     """Complete a Pod."""
-    spec = pod.get("spec")
-    if not isinstance(spec, dict):
-        return
+    spec = pod.setdefault("spec", {})
     default_pod_spec(spec)
     spec.setdefault("enableServiceLinks", True)
     for containers in (spec.get("initContainers") or (), spec.get("containers") or ()):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from podwire.apiserver import customschema
 from podwire.apiserver.errors import FieldError
 from podwire.apiserver.kinds import Kind
-from podwire.apiserver.validation import crds, names
+from podwire.apiserver.validation import cluster, crds, names, network, pods, workloads
 from podwire.model.objects import Obj
 
 Check = Callable[[Obj, Obj | None], Iterator[FieldError]]
-_CHECKS: dict[tuple[str, str], Check] = {
+_CHECKS: Mapping[tuple[str, str], Check] = {
+    ("", "Pod"): pods.check,
     ("apiextensions.k8s.io", "CustomResourceDefinition"): crds.check,
+    **workloads.CHECKS,
+    **network.CHECKS,
+    **cluster.CHECKS,
 }
 
 
@@ -20,7 +24,7 @@ def validate(kind: Kind, new: Obj, old: Obj | None, *, subresource: str = "") ->
     """Return everything that is wrong with ``new`` (an update when ``old`` is given); empty when nothing is."""
     if kind.schema is not None:
         return [*names.check_metadata(kind, new, old), *customschema.check(kind, new)]
-    if subresource == "status":
+    if subresource in ("status", "binding"):
         return []
     problems = list(names.check_metadata(kind, new, old))
     check = _CHECKS.get((kind.group, kind.kind))
