@@ -315,9 +315,12 @@ class PodWorker:
         image = await self._node.runtime.image(name)
         self._images[name] = image.id
         message = f'Container image "{name}" already present on machine'
+        known = image.kind != "unknown"
+        if image.note and known:
+            message += f"; {image.note}"
         self._node.tell(self.pod, "Normal", "Pulled", message, where)
-        if image.note:
-            self._node.tell(self.pod, "Normal", "ImageStandIn", image.note, where)
+        if image.note and not known:
+            self._node.tell(self.pod, "Warning", "ImageUnknown", image.note, where)
 
     async def _start_failed(self, wanted: ContainerSpec, where: str, error: MachineError) -> float | None:
         """Tell why; an attempt that the runtime recorded counts as a crash, others are tried again."""
