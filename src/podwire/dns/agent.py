@@ -101,6 +101,7 @@ class DnsAgent:
         informers = [self._services, self._slices, self._namespaces]
         self._services.listen(lambda key, old, new: self._mark(key))
         self._slices.listen(self._slice_changed)
+        self._namespaces.listen(lambda key, old, new: self._index.touch())
         if self._settings.kubernetes is not None and self._settings.kubernetes.pods == "verified":
             self._pods.listen(self._pod_changed)
             informers.append(self._pods)
@@ -163,6 +164,7 @@ class DnsAgent:
     def _flush(self) -> None:
         self._flushing = False
         dirty, self._dirty = self._dirty, set()
+        self._index.touch()  # lookups by endpoint address read the slices themselves
         for key in dirty:
             service = self._services.objects.get(key)
             if service is None or (self._namespace_filter and key.namespace not in self._namespace_filter):
@@ -182,6 +184,7 @@ class DnsAgent:
         return [held[k] for k in self._join.of(service) if k in held]
 
     def _pod_changed(self, key: Key, old: Obj | None, new: Obj | None) -> None:
+        self._index.touch()
         for pod, sign in ((old, -1), (new, 1)):
             for ip in (pod or {}).get("podIPs", ()):
                 where = (key.namespace, ip)

@@ -46,6 +46,7 @@ class Index:
 
     def __init__(self, zone: Zone, around: Neighbourhood, *, pods: PodMode = "disabled", serial: int = 1) -> None:
         self.zone, self.serial = zone, serial
+        self.revision = 0
         self._around, self._pods = around, pods
         self._answers: dict[bytes, Answer] = {}
         self._contested: dict[bytes, dict[Key, Answer]] = {}
@@ -64,11 +65,16 @@ class Index:
 
     # --- feeding
 
+    def touch(self) -> None:
+        """Say that something changed: answers made before may be wrong now."""
+        self.revision += 1
+
     def put(self, records: ServiceRecords) -> None:
         """Take in a Service's records in place of its former ones."""
         old = self._services.get(records.service)
         if old is not None and old == records:
             return
+        self.touch()
         self._insert(records)
         if old is not None:
             self._withdraw(old, kept=records)
@@ -83,6 +89,7 @@ class Index:
 
     def set_server_addresses(self, answers: Mapping[int, Answer]) -> None:
         """Say at which addresses this server is reached (by type A, AAAA): glue of the NS record."""
+        self.touch()
         for type in (wire.A, wire.AAAA):
             key = type_key(self._server, type)
             if type in answers:

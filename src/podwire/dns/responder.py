@@ -14,6 +14,7 @@ from podwire.dns.index import Index
 from podwire.wire import dns as wire
 
 OUR_UDP_BYTES = 1232  # DNS flag day 2020: fits any path unfragmented
+_MAX_KNOWN, _MAX_KNOWN_BYTES = 4096, 128
 _POINTER = b"\xc0\x0c"  # to the question's name
 _QUESTION_ENDS = struct.Struct(">HH")
 _NOT_READY, _NO_REACHABLE = 14, 22  # RFC 8914
@@ -58,9 +59,23 @@ class Responder:
         self.has_upstream = False
         self.counts: Counter[tuple[str, int, int]] = Counter()  # (protocol, type, rcode)
         self._falls_through, self._rotate, self._turn = reverse_falls_through, rotate, 0
+        self._known: dict[tuple[str, bytes], tuple[bytes, tuple[str, int, int]]] = {}
+        self._known_revision = -1
+        self._turned = False  # whether the last answer depends on whose turn it is
 
     def respond(self, raw: bytes, protocol: str = "udp") -> bytes | Forward | None:
-        """Return the answer; None: say nothing; Forward: ask an upstream. Never raises, whatever ``raw`` is."""
+        """Return the answer; None: say nothing; Forward: ask an upstream. Never raises, whatever ``raw`` is.
+
+        Stub resolvers send the same bytes, but for the id, again and again: then the former answer is sent,
+        as long as nothing in the index has changed.
+        """
+        if self._known_revision != self.index.revision or len(self._known) > _MAX_KNOWN:
+            self._known.clear()
+            self._known_revision = self.index.revision
+        known = self._known.get((protocol, raw[2:]))
+        if known is not None:
+            self.counts[known[1]] += 1
+            return raw[:2] + known[0]
         if len(raw) < 12 or raw[2] & 0x80:  # no header, or an answer: answering answers makes loops
             return None
         try:
@@ -73,7 +88,10 @@ class Responder:
             return self.refuse(asked, wire.BADVERS, protocol)
         if asked.type in (wire.AXFR, wire.IXFR) or asked.question[-2:] != b"\0\1":
             return self.refuse(asked, wire.REFUSED, protocol)
-        return self._look_up(asked, protocol)
+        answer = self._look_up(asked, protocol)
+        if self.synced and answer.__class__ is bytes and len(raw) <= _MAX_KNOWN_BYTES and not self._turned:
+            self._known[protocol, raw[2:]] = answer[2:], (protocol, asked.type, answer[3] & 15)
+        return answer
 
     def _look_up(self, asked: Asked, protocol: str) -> bytes | Forward:
         index = self.index
@@ -102,6 +120,7 @@ class Responder:
         return self._negative(asked, rcode, index.zone.origin, protocol)
 
     def _negative(self, asked: Asked, rcode: int, owner: bytes, protocol: str) -> bytes:
+        self._turned = False
         authority = owner + self.index.soa_tail()
         return self._assemble(asked, wire.AA | rcode, b"", 0, authority, 1, b"", 0, protocol)
 
@@ -120,7 +139,8 @@ class Responder:
     def encode(self, asked: Asked, answer: Answer, protocol: str) -> bytes:
         """Return the answer's bytes: plain where that fits, else with pointers, else cut, with TC."""
         own = answer.own
-        if self._rotate and len(own) > 1:
+        self._turned = self._rotate and len(own) > 1
+        if self._turned:
             self._turn += 1
             turn = self._turn % len(own)
             own = own[turn:] + own[:turn]

@@ -29,16 +29,22 @@ class DnsServer:
         self._connections = 0
 
     async def start(self, port: int, host: str = "") -> None:
-        """Listen. Raises OSError when the port is taken. ``host`` "": every address."""
-        loop = asyncio.get_running_loop()
-        udp = _bind(socket.SOCK_DGRAM, host, port)
+        """Listen. Raises OSError when the port is taken. ``host`` "": every address; ``port`` 0: any free one."""
+        for attempt in range(10):
+            udp = _bind(socket.SOCK_DGRAM, host, port)
+            try:
+                tcp = _bind(socket.SOCK_STREAM, host, udp.getsockname()[1])
+            except OSError:
+                udp.close()
+                if port or attempt == 9:
+                    raise
+                continue  # the port that UDP was given is another's in TCP
+            break
         udp.setblocking(False)
-        self._sockets.append(udp)
-        port = udp.getsockname()[1]
-        tcp = _bind(socket.SOCK_STREAM, host, port)
         tcp.setblocking(False)
+        self._sockets.append(udp)
         self._tcp.append(await asyncio.start_server(self._serve_tcp, sock=tcp))
-        loop.add_reader(udp, self._serve_udp, udp)
+        asyncio.get_running_loop().add_reader(udp, self._serve_udp, udp)
 
     def use(self, responder: Responder) -> None:
         """Answer from another responder from now on."""
@@ -132,7 +138,11 @@ def _listen(sock: socket.socket, address: tuple[str, int], kind: socket.SocketKi
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-    sock.bind(address)
-    if kind == socket.SOCK_STREAM:
-        sock.listen(128)
+    try:
+        sock.bind(address)
+        if kind == socket.SOCK_STREAM:
+            sock.listen(128)
+    except OSError:
+        sock.close()
+        raise
     return sock

@@ -267,6 +267,13 @@ def test_what_is_no_plain_query() -> None:
     assert ask(r, "web.default" + SVC, use_edns=1).rcode() == dns.rcode.BADVERS
 
 
+def test_repeated_queries_get_their_own_id_and_are_all_counted() -> None:
+    r = responder()
+    for _ in range(3):
+        assert texts(ask(r, "web.default" + SVC, id=random.randrange(65536)).answer) == ["10.96.0.7"]
+    assert r.counts["udp", wire.A, wire.NOERROR] == 3
+
+
 def test_pod_modes() -> None:
     name = "10-244-1-101.default.pod.cluster.local."
     assert ask(responder(pods="disabled"), name).rcode() == dns.rcode.NXDOMAIN
@@ -276,6 +283,9 @@ def test_pod_modes() -> None:
 
 def test_a_removed_service_takes_its_names_along_and_no_others() -> None:
     r = responder()
+    for name in ("_pg._tcp.db.default", "web.default"):  # answers of before must not be sent again
+        for _ in range(2):
+            assert ask(r, name + SVC).rcode() == dns.rcode.NOERROR
     r.index.remove(Key("default", "db"))
     for gone in ("db.default", "db-0.db.default", "_pg._tcp.db.default", "_tcp.db.default"):
         assert ask(r, gone + SVC).rcode() == dns.rcode.NXDOMAIN
