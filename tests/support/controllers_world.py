@@ -122,11 +122,12 @@ class Kubelets:
             if is_deleting(pod):
                 await self.client.delete(PODS, key.name, key.namespace, grace_period_s=0, uid=pod["metadata"]["uid"])
             elif (pod.get("status") or {}).get("phase") in (None, "Pending") and not self.keep_waiting(pod):
-                await self.report(pod, "Running", ready=True)
+                # A stale view must not bring a pod back that failed meanwhile: the newer one is on its way.
+                await self.report(pod, "Running", ready=True, only_if_unchanged=True)
         except ApiError:
             pass
 
-    async def report(self, pod: Obj, phase: str, *, ready: bool) -> None:
+    async def report(self, pod: Obj, phase: str, *, ready: bool, only_if_unchanged: bool = False) -> None:
         self._serial += 1
         now = timestamp(SystemClock().now())
         conditions = [
@@ -136,7 +137,10 @@ class Kubelets:
         ip = (pod.get("status") or {}).get("podIP") or f"10.244.{self._serial // 250}.{self._serial % 250 + 2}"
         status = {"phase": phase, "conditions": conditions, "podIP": ip, "podIPs": [{"ip": ip}]}
         meta = pod["metadata"]
-        await self.client.patch(PODS, meta["name"], {"status": status}, meta["namespace"], subresource="status")
+        patch: Obj = {"status": status}
+        if only_if_unchanged:
+            patch["metadata"] = {"resourceVersion": meta["resourceVersion"]}
+        await self.client.patch(PODS, meta["name"], patch, meta["namespace"], subresource="status")
 
 
 def node(name: str, *, cpu: str = "4", pods: str = "110", labels: dict[str, str] | None = None, **spec: Any) -> Obj:

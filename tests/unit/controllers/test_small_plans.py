@@ -11,6 +11,7 @@ import pytest
 
 from podwire.controllers.cronjobs.cron import next_after, parse_schedule
 from podwire.controllers.cronjobs.plan import find_due
+from podwire.controllers.daemonsets import plan as daemonsets
 from podwire.controllers.garbage.graph import Graph, OwnerRef, Verdict, Vertex, judge
 from podwire.controllers.jobs.plan import backoff_left_s, missing_pods, parse_indexes, parse_settings, render_indexes
 from podwire.controllers.jobs.tracking import tally
@@ -250,6 +251,63 @@ def test_taints_follow_conditions() -> None:
     assert tainted("False", evict=False) == [("not-ready", "NoSchedule")]
     assert tainted(None, not_ready) is None  # it registered so, and did not report yet
     assert tainted("True", unschedulable=True) == [("unschedulable", "NoSchedule")]
+
+
+def daemons(*states: tuple[str, str, str]) -> list[Obj]:
+    """(node, revision, state): r ready, p pending, d deleting."""
+    made = []
+    for node, revision, state in states:
+        ready_s = 10 if state == "r" else None
+        one = pod(f"{node}-{revision}-{state}", node, "Running", ready_s, labels={"controller-revision-hash": revision})
+        if state == "d":
+            one["metadata"]["deletionTimestamp"] = timestamp(NOW)
+        made.append(one)
+    return made
+
+
+UPDATES: list[tuple[str, list[tuple[str, str, str]], Obj, list[str], list[str]]] = [
+    ("one at a time", [("a", "old", "r"), ("b", "old", "r")], {}, [], ["a-old-r"]),
+    ("waits for the new one", [("a", "new", "p"), ("b", "old", "r")], {}, [], []),
+    ("goes on", [("a", "new", "r"), ("b", "old", "r")], {}, [], ["b-old-r"]),
+    ("what serves nobody goes at once", [("a", "old", "p"), ("b", "old", "p")], {}, [], ["a-old-p", "b-old-p"]),
+    ("half of them", [("a", "old", "r"), ("b", "old", "r")], {"maxUnavailable": "50%"}, [], ["a-old-r"]),
+    ("a second pod first", [("a", "old", "r"), ("b", "old", "r")], {"maxSurge": 1, "maxUnavailable": 0}, ["a"], []),
+    ("until it serves", [("a", "old", "r"), ("a", "new", "p"), ("b", "old", "r")], {"maxSurge": 1}, [], []),
+    (
+        "then the old one goes",
+        [("a", "old", "r"), ("a", "new", "r"), ("b", "old", "r")],
+        {"maxSurge": 1},
+        ["b"],
+        ["a-old-r"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "states", "rolling", "create", "delete"), UPDATES, ids=[u[0] for u in UPDATES])
+def test_daemonset_updates(
+    what: str, states: list[tuple[str, str, str]], rolling: Obj, create: list[str], delete: list[str]
+) -> None:
+    owner: Obj = {"metadata": {"name": "ds"}, "spec": {"updateStrategy": {"rollingUpdate": rolling}}}
+    verdicts = {"a": (True, True), "b": (True, True)}
+    plan = daemonsets.plan_update(owner, daemons(*states), verdicts, "new", NOW)
+    assert list(plan.create) == create
+    assert [p["metadata"]["name"] for p in plan.delete] == delete
+
+
+def test_daemon_pods_come_where_they_may_and_go_where_they_may_not() -> None:
+    verdicts = {"fresh": (True, True), "cordoned": (False, True), "hostile": (False, False), "fine": (True, True)}
+    pods = daemons(
+        ("cordoned", "new", "r"),
+        ("hostile", "new", "r"),
+        ("fine", "new", "r"),
+        ("fine", "new", "p"),
+        ("gone", "new", "r"),
+    )
+    plan = daemonsets.plan_presence(pods, verdicts, "new", surging=False)
+    assert plan.create == ("fresh",)
+    deleted = {p["metadata"]["name"] for p in plan.delete}
+    assert {"hostile-new-r", "gone-new-r"} < deleted
+    assert len(deleted) == 3  # and one of the two on node "fine"
 
 
 def stateful_pods(*states: tuple[int, str, str]) -> list[Obj]:

@@ -161,42 +161,49 @@ def plan_update(
     wanted = sum(comes for comes, _ in verdicts.values())
     surge = scaled(rolling.get("maxSurge") or 0, wanted, up=True)
     unavailable = scaled(rolling.get("maxUnavailable", 1), wanted, up=True)
-    if not surge and not unavailable:
-        unavailable = 1
     wait_s = owner["spec"].get("minReadySeconds") or 0
-    budget_down, budget_up = unavailable, surge
-    candidates: list[Obj] = []
-    delete: list[Obj] = []
-    create: list[str] = []
     groups = pods_by_node(pods)
+    nodes = []
     for node, (comes, _) in verdicts.items():
-        here = [p for p in groups.get(node, []) if not is_finished(p)]
+        here = [p for p in groups.get(node, []) if comes and not is_finished(p)]
         new = [p for p in here if labels_of(p).get(HASH_LABEL) == revision]
         old = [p for p in here if labels_of(p).get(HASH_LABEL) != revision]
-        if not comes:
-            continue
-        if surge:
-            if old and any(is_available(p, wait_s, now) for p in new):
-                delete += [p for p in old if not is_deleting(p)]
-            elif old and any(not is_deleting(p) and not is_available(p, wait_s, now) for p in old) and not new:
-                delete += [p for p in old if not is_deleting(p)]  # it serves nobody: replace it at once
-            elif old and new:
-                budget_up -= 1
-            elif old and not any(is_deleting(p) for p in old):
-                candidates += old[:1]
-            continue
-        available = any(is_available(p, wait_s, now) and not is_deleting(p) for p in here)
-        stale = [p for p in old if not is_deleting(p)]
-        if not available:
-            budget_down -= 1
-            delete += stale  # it serves nobody: replacing it costs nothing
-        else:
-            candidates += stale
-    if surge:
-        create = [target_of(p) for p in candidates[: max(0, budget_up)]]
-    else:
-        delete += candidates[: max(0, budget_down)]
-    return DaemonPlan(tuple(create), tuple(delete))
+        serves = any(is_available(p, wait_s, now) and not is_deleting(p) for p in here)
+        renewed = any(is_available(p, wait_s, now) for p in new)
+        if comes:
+            nodes.append(_NodePods(node, new, old, serves, renewed))
+    return _surge(nodes, surge) if surge else _replace(nodes, unavailable or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _NodePods:
+    """The daemon pods of one node amid an update."""
+
+    node: str
+    new: list[Obj]
+    old: list[Obj]
+    serves: bool  # one that is available stays
+    renewed: bool  # a new one is available
+
+    @property
+    def stale(self) -> list[Obj]:
+        return [p for p in self.old if not is_deleting(p)]
+
+
+def _replace(nodes: Sequence[_NodePods], unavailable: int) -> DaemonPlan:
+    """Return the old pods to delete. Where none serves, replacing it costs nothing."""
+    useless = [p for n in nodes if not n.serves for p in n.stale]
+    serving = [p for n in nodes if n.serves for p in n.stale]
+    budget = max(0, unavailable - sum(not n.serves for n in nodes))
+    return DaemonPlan((), (*useless, *serving[:budget]))
+
+
+def _surge(nodes: Sequence[_NodePods], surge: int) -> DaemonPlan:
+    """Return the nodes that get a new pod beside the old one, and the old ones that are done."""
+    done = [p for n in nodes if n.renewed or (not n.serves and not n.new) for p in n.stale]
+    under_way = sum(bool(n.old and n.new and not n.renewed) for n in nodes)
+    waiting = [n.node for n in nodes if n.serves and n.old and not n.new and len(n.stale) == len(n.old)]
+    return DaemonPlan(tuple(waiting[: max(0, surge - under_way)]), tuple(done))
 
 
 def plan_status(
