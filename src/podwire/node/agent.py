@@ -55,8 +55,8 @@ async def run(
 ) -> None:
     """Be the node until cancelled. Containers go on when it ends; the next run adopts them.
 
-    ``netns`` enters pods for port-forward (None: refused). ``on_ready`` is called once the node has
-    registered and knows its pods; ``on_start`` is then told the agent itself.
+    ``netns`` enters pods for port-forward (None: refused). ``on_start`` is told the agent once it knows its
+    pods; ``on_ready`` is called, once, when the API shows the Node as Ready.
     """
     clock = clock or SystemClock()
     async with asyncio.TaskGroup() as group:
@@ -65,6 +65,7 @@ async def run(
         if on_start is not None:
             on_start(agent)
         if on_ready is not None:
+            await agent.heartbeat.shown_ready.wait()
             on_ready()
 
 
@@ -103,7 +104,7 @@ class Agent:
             services=lambda: self._services.objects.values(),
             allocatable=nodeobject.capacity(config, self._machine),
         )
-        self._heartbeat = Heartbeat(self.node, self._machine, self._poke_all)
+        self.heartbeat = Heartbeat(self.node, self._machine, self._poke_all)
         self.workers: dict[str, PodWorker] = {}  # by pod UID
         self._owners: dict[str, str] = {}  # sandbox id -> pod UID
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -114,11 +115,11 @@ class Agent:
         node.network_problem = await self._network_problem()
         spawn(self._services.run())
         spawn(self.pods.run())
-        await self._heartbeat.register()
+        await self.heartbeat.register()
         spawn(node.statuses.run())
         spawn(node.recorder.run())
-        spawn(self._heartbeat.run())
-        self._nodes.listen(lambda key, old, new: self._heartbeat.observe(new))
+        spawn(self.heartbeat.run())
+        self._nodes.listen(lambda key, old, new: self.heartbeat.observe(new))
         spawn(self._nodes.run())
         spawn(self._follow_runtime())
         if self.config.tls_cert_pem and (self.config.bind or not self.config.dry):

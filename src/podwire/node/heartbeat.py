@@ -28,6 +28,7 @@ class Heartbeat:
     def __init__(self, node: NodeContext, machine: Machine, ready: Callable[[], None]) -> None:
         """``ready`` is called each time the network has become ready."""
         self._node, self._machine, self._ready = node, machine, ready
+        self.shown_ready = asyncio.Event()  # set once the API has had the Node as Ready, without our taint
         self._uid = ""
         self._version = ""
         self._known: Obj = {}  # the Node as the API last showed it
@@ -138,6 +139,7 @@ class Heartbeat:
                     written_at = node.clock.monotonic()
                 if not node.network_problem:
                     await self._lift_taint()
+                    self.shown_ready.set()
                 pause_s = node.config.status_every_s
             except NotFound:
                 self._known, pause_s = {}, 0.1

@@ -462,6 +462,26 @@ async def test_a_pod_that_ended_while_no_agent_looked_is_not_run_again(bench: Be
         assert bench.network.held == {}
 
 
+async def test_on_ready_comes_when_the_node_is_ready(bench: Bench):
+    bench.network.problem = "no bridge"
+    seen: list[str] = []
+
+    def on_ready() -> None:
+        [node] = bench.client.objects(NODES).values()
+        seen.append("ready" if is_ready(node) and not node["spec"].get("taints") else "too early")
+
+    task = asyncio.create_task(agent.run(bench.config, bench.client, bench.runtime, bench.network, on_ready=on_ready))
+    await asyncio.sleep(0.1)
+    assert seen == []
+    bench.network.problem = ""
+    async with asyncio.timeout(5):
+        while not seen:
+            await asyncio.sleep(0.01)
+    assert seen == ["ready"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_foreign_node_conditions_are_left_alone(bench: Bench):
     async with bench.running():
         async with asyncio.timeout(5):
@@ -470,8 +490,8 @@ async def test_foreign_node_conditions_are_left_alone(bench: Bench):
         foreign = {"status": {"conditions": [{"type": "NetworkUnavailable", "status": "False"}]}}
         await bench.client.patch(NODES, "node-0", foreign, kind="strategic", subresource="status")
         bench.network.problem = "cut"
-        bench.agent._heartbeat._node.network_problem = "cut"
-        bench.agent._heartbeat._changed.set()
+        bench.agent.heartbeat._node.network_problem = "cut"
+        bench.agent.heartbeat._changed.set()
         async with asyncio.timeout(5):
             while True:
                 [node] = bench.client.objects(NODES).values()
