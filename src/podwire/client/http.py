@@ -75,9 +75,7 @@ SERVICEACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 def in_cluster(host: str, port: str, directory: Path = SERVICEACCOUNT_DIR) -> Access:
     """Return the access of a pod: KUBERNETES_SERVICE_HOST and _PORT, and its ServiceAccount's token."""
     host = f"[{host}]" if ":" in host else host
-    return Access(
-        f"https://{host}:{port}", (directory / "ca.crt").read_text(), token_file=str(directory / "token")
-    )
+    return Access(f"https://{host}:{port}", (directory / "ca.crt").read_text(), token_file=str(directory / "token"))
 
 
 def ssl_context(access: Access) -> ssl.SSLContext:
@@ -143,9 +141,7 @@ class HttpClient:
                     raw = await response.read()
                     code = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unavailable(
-                0, "Unreachable", f"{method} {path}: {type(error).__name__}: {error}"
-            ) from error
+            raise Unavailable(0, "Unreachable", f"{method} {path}: {type(error).__name__}: {error}") from error
         return _decode(code, raw)
 
     async def request(self, method: str, path: str, body: Any = None, **params: str) -> Obj:
@@ -156,9 +152,7 @@ class HttpClient:
         """Return the object. Raises NotFound."""
         return await self._request("GET", resource.path(namespace, name))
 
-    async def list(
-        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
-    ) -> Listing:
+    async def list(self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "") -> Listing:
         """Return all matching objects, read in one consistent page."""
         params = _selectors(labels, fields)
         answer = await self._request("GET", resource.path(namespace), params=params)
@@ -194,9 +188,7 @@ class HttpClient:
                         if line:
                             yield _event(orjson.loads(line))
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(
-                0, "Unreachable", f"watch {resource.plural}: {type(error).__name__}: {error}"
-            ) from error
+            raise Unavailable(0, "Unreachable", f"watch {resource.plural}: {type(error).__name__}: {error}") from error
 
     async def create(self, resource: Resource, obj: Obj) -> Obj:
         """Create ``obj`` in its metadata.namespace."""

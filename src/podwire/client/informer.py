@@ -80,17 +80,13 @@ class Informer:
                 await self._clock.sleep(delay_s)
 
     async def _relist(self) -> None:
-        listing = await self._client.list(
-            self.resource, self._namespace, labels=self._labels, fields=self._fields
-        )
+        listing = await self._client.list(self.resource, self._namespace, labels=self._labels, fields=self._fields)
         fresh = {key_of(o): o for o in listing.items}
         for key in [k for k in self.objects if k not in fresh]:
             self._set(key, None)
         for key, obj in fresh.items():
             old = self.objects.get(key)
-            if old is None or old["metadata"].get("resourceVersion") != obj["metadata"].get(
-                "resourceVersion"
-            ):
+            if old is None or old["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
                 self._set(key, obj)
         self._resource_version = listing.resource_version
         self.synced.set()

@@ -36,9 +36,7 @@ class Client(Protocol):
         """Return the object. Raises NotFound."""
         ...
 
-    async def list(
-        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
-    ) -> Listing:
+    async def list(self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "") -> Listing:
         """Return all matching objects; namespace "" means every namespace."""
         ...
 
