@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -155,13 +156,9 @@ def _endpoints(
 
 def _endpoint(raw: Mapping[str, Any], port: int, here: Here, piece: Obj, report: Report) -> Endpoint | None:
     text = (raw.get("addresses") or [""])[0]  # the API: further addresses are ignored
-    try:
-        address = ip_address(text)
-    except ValueError:
-        report("endpoints", f"{describe(piece)}: {text!r} is not an IP address")
-        return None
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        report("endpoints", f"{describe(piece)}: {text} may not be an endpoint")
+    address = _endpoint_address(text)
+    if isinstance(address, str):
+        report("endpoints", f"{describe(piece)}: {address}")
         return None
     conditions = raw.get("conditions") or {}
     ready = conditions.get("ready") is not False  # the API: unknown means ready
@@ -176,6 +173,18 @@ def _endpoint(raw: Mapping[str, Any], port: int, here: Here, piece: Obj, report:
         tuple(z["name"] for z in hints.get("forZones") or ()),
         tuple(n["name"] for n in hints.get("forNodes") or ()),
     )
+
+
+@lru_cache(maxsize=8192)
+def _endpoint_address(text: str) -> IPAddress | str:
+    """Return the address, or why it may not be an endpoint's."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return f"{text!r} is not an IP address"
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+        return f"{text} may not be an endpoint"
+    return address
 
 
 def usable(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
