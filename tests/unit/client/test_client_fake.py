@@ -36,9 +36,7 @@ async def test_status_is_a_subresource():
     await client.create(PODS, pod("a"))
     await client.patch(PODS, "a", {"status": {"phase": "Running"}}, "default")
     assert (await client.get(PODS, "a", "default"))["status"]["phase"] == "Pending"
-    await client.patch(
-        PODS, "a", {"status": {"phase": "Running"}, "spec": {"x": 1}}, "default", subresource="status"
-    )
+    await client.patch(PODS, "a", {"status": {"phase": "Running"}, "spec": {"x": 1}}, "default", subresource="status")
     got = await client.get(PODS, "a", "default")
     assert got["status"]["phase"] == "Running"
     assert "x" not in got["spec"]
