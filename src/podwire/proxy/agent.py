@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from podwire.client.informer import Informer
 from podwire.client.port import Client
 from podwire.kernel.nft.port import NftPort
+from podwire.kernel.sysctl.port import SysctlPort
 from podwire.model.errors import MachineError, Problem
 from podwire.model.objects import Key, Obj, labels_of
 from podwire.model.resources import ENDPOINTSLICES, SERVICES
@@ -47,6 +48,7 @@ class ProxyAgent:
         conntrack: FlowTable | None = None,
         *,
         service_cidrs: Sequence[IPNetwork] = (),
+        sysctl: SysctlPort | None = None,
         zone: str = "",
         listen: bool = True,
         clock: Clock | None = None,
@@ -54,6 +56,7 @@ class ProxyAgent:
         """``node_ips``: where node ports are served. ``pod_cidrs``: the whole cluster's.
 
         ``service_cidrs``: addresses in them that belong to no Service are dropped rather than routed away.
+        ``sysctl``: lets the agent see to it that bridged packets pass netfilter.
         ``listen``: answer on 10249 and 10256.
         """
         self.synced = asyncio.Event()
@@ -61,7 +64,7 @@ class ProxyAgent:
         self.problems: dict[Key, tuple[Problem, ...]] = {}
         self._here = Here(node_name, tuple(node_ips), zone)
         self._clock: Clock = clock or SystemClock()
-        self._listen = listen
+        self._listen, self._sysctl = listen, sysctl
         self._services = Informer(client, SERVICES, clock=clock, trim=trim_service)
         self._slices = Informer(client, ENDPOINTSLICES, clock=clock, trim=trim_slice)
         self._snapshot = Snapshot(self._services.objects, self._slices.objects)
@@ -73,6 +76,7 @@ class ProxyAgent:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        self._let_netfilter_see_bridges()
         self._services.listen(self._service_changed)
         self._slices.listen(self._slice_changed)
         servers = await self._serve()
@@ -85,6 +89,20 @@ class ProxyAgent:
         finally:
             for server in servers:
                 server.close()
+
+    def _let_netfilter_see_bridges(self) -> None:
+        """Two pods on one bridge answer each other past the node's IP stack, and then nobody undoes the
+        Service's translation, unless bridged packets go through netfilter too."""
+        if self._sysctl is None:
+            return
+        for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+            try:
+                known = self._sysctl.set(f"net/bridge/{name}", "1")
+            except MachineError as error:
+                _log.warning("bridge-filter", error=str(error))
+                continue
+            if not known:
+                _log.warning("bridge-filter", missing=name, hint="load br_netfilter, or same-node Services fail")
 
     async def _serve(self) -> list[asyncio.Server]:
         if not self._listen:

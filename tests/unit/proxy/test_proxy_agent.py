@@ -246,3 +246,23 @@ def test_a_bad_port_and_a_good_service_live_side_by_side() -> None:
     outcome = node.program((service("s", "10.96.0.1"), piece("s", 1)), (bad, None))
     assert [p.field for p in outcome.problems[Key("default", "bad")]] == ["spec.ports[0].port"]
     assert len(state(node.nft)["service-ips"]) == 2
+
+
+async def test_bridged_packets_are_made_to_pass_netfilter() -> None:
+    class Knobs:
+        seen: list[tuple[str, str]] = []
+
+        def get(self, name: str) -> str | None:
+            return None
+
+        def set(self, name: str, value: str) -> bool:
+            self.seen.append((name, value))
+            return name.endswith("iptables")
+
+    client = FakeClient()
+    agent = ProxyAgent("n1", HERE.addresses, NETS[0], client, FakeNft(), sysctl=Knobs(), listen=False)
+    task = asyncio.create_task(agent.run())
+    await asyncio.wait_for(agent.synced.wait(), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert Knobs.seen == [("net/bridge/bridge-nf-call-iptables", "1"), ("net/bridge/bridge-nf-call-ip6tables", "1")]

@@ -52,7 +52,7 @@ async def test_metrics_and_health_follow_the_agent() -> None:
 async def test_a_client_that_says_too_much_or_nothing_is_no_burden() -> None:
     server = await serve_pages("127.0.0.1", 0, routes(ProxyStatus()))
     port = server.sockets[0].getsockname()[1]
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"x" * 100_000)
     with socket.create_connection(("127.0.0.1", port)):
         pass
