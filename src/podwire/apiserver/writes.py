@@ -151,6 +151,7 @@ class Writes:
         if row is None or old is None:
             return await self.create(replace(ctx, verb="create"), new, applied=True)
         metadata.check_identity(kind, new, ctx.namespace, ctx.name)
+        _, old = self.read(kind, *key)  # a patched object shares parts with the one it was made from
         return await self._replace(ctx, new, old, row, applied)
 
     async def change(self, ctx: RequestContext, mutate: Callable[[Obj], None]) -> bytes:
