@@ -26,16 +26,30 @@ def host_network() -> tuple[str, ...]:
     return (*texts, *knobs, *mounts)
 
 
-def processes() -> set[str]:
-    """The command names of podwire's processes on this machine."""
-    found = set()
+def descendants(root: int) -> dict[int, str]:
+    """A process and all below it: pid and start time."""
+    table: dict[int, tuple[int, str]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                found.add(f"{entry.name} {(entry / 'comm').read_text().strip()}")
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                pass
-    return {f for f in found if "podwire" in f or "shim-" in f}
+                continue
+            table[int(entry.name)] = (int(fields[1]), fields[19])
+    found, todo = {}, [root]
+    while todo:
+        pid = todo.pop()
+        found[pid] = table[pid][1]
+        todo += [child for child, (parent, _) in table.items() if parent == pid]
+    return found
+
+
+def alive(pid: int, started: str) -> bool:
+    """Whether that very process still runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19] == started
+    except OSError:
+        return False
 
 
 def test_the_host_is_as_before(new_lab: Callable[..., Lab]) -> None:
@@ -49,11 +63,13 @@ def test_the_host_is_as_before(new_lab: Callable[..., Lab]) -> None:
 
 
 def test_down_leaves_nothing(new_lab: Callable[..., Lab]) -> None:
-    before = processes()
     lab = new_lab("brief", "--nodes", "2")
-    assert processes() - before
+    lab.kubectl("run", "web", "--image", "nginx")
+    lab.wait("condition=Ready", "pod/web")
+    tree = descendants(json.loads(lab.podwire("status", "-o", "json").stdout)["pid"])
+    assert len(tree) > 8
     lab.podwire("down")
-    assert not processes() - before
+    assert not [pid for pid, started in tree.items() if alive(pid, started)]
     assert not (lab.home / "brief").exists()
     assert lab.podwire("down").returncode == 0, "once more is no error"
 
@@ -139,7 +155,7 @@ def test_bad_input_leaves_nothing_half_made(home: Path, tmp_path: Path) -> None:
     manifest.write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a, imagge: b}]}\n")
     assert "imagge" in refused("-f", str(manifest))
     manifest.write_text("apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: [{port: eighty}]}\n")
-    assert "spec.ports[0].port" in refused("-f", str(manifest))
+    assert "spec.ports.port" in refused("-f", str(manifest))
     assert "cannot be read" in refused("-f", str(tmp_path / "none.yaml"))
 
 

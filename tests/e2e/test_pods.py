@@ -134,7 +134,7 @@ def test_init_containers_sidecars_and_volumes(lab: Lab, namespace: str) -> None:
 
 
 def test_a_pod_reaches_the_api_with_its_token(lab: Lab, namespace: str) -> None:
-    lab.kubectl("run", "-n", namespace, "box", "--image", "curlimages/curl", "--", "sleep", "600")
+    lab.kubectl("run", "-n", namespace, "box", "--image", "curlimages/curl", "--command", "--", "sleep", "600")
     lab.wait("condition=Ready", "-n", namespace, "pod/box")
     script = (
         "d=/var/run/secrets/kubernetes.io/serviceaccount; "

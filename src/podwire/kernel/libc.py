@@ -88,7 +88,7 @@ def prctl(option: int, *arguments: int) -> None:
 def set_process_name(name: str) -> None:
     """Set what `ps` and `top` show as the command name; the kernel keeps 15 bytes."""
     buffer = ctypes.create_string_buffer(name.encode()[:15])
-    _check(_libc.prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0))
+    _check(_libc.prctl(PR_SET_NAME, buffer, *[ctypes.c_ulong(0)] * 3))
 
 
 def sethostname(name: str) -> None:
