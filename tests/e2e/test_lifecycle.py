@@ -45,11 +45,12 @@ def descendants(root: int) -> dict[int, str]:
 
 
 def alive(pid: int, started: str) -> bool:
-    """Whether that very process still runs."""
+    """Whether that very process still runs. A corpse that the machine's init has yet to reap does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19] == started
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return False
+    return fields[19] == started and fields[0] != "Z"
 
 
 def test_the_host_is_as_before(new_lab: Callable[..., Lab]) -> None:

@@ -165,11 +165,12 @@ def is_running(place: ClusterDir) -> bool:
 
 
 def _started(pid: int) -> str:
-    """Return the start time of a process in clock ticks since boot; "" when there is none."""
+    """Return the start time of a process in clock ticks since boot; "" when there is none, or only its corpse."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
+    return "" if fields[0] == "Z" else fields[19]
 
 
 def init_pid(place: ClusterDir) -> int:

@@ -356,7 +356,7 @@ class DryLab(Lab):
 
     def _start_agent(self, name: str) -> None:
         self.supervisor.start(
-            f"{name}-agent", lambda ready: plane.run_dry_agent(name, self.config, self.identities, ready)
+            f"{name}-agent", lambda ready: plane.run_dry_agent(name, self.config, self.cluster, self.identities, ready)
         )
 
     def _machine(self, name: str) -> Machine:

@@ -10,7 +10,7 @@ import gc
 import importlib
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,21 +19,31 @@ from podwire.lab import underlay, view
 from podwire.lab.config import LabConfig
 from podwire.lab.home import ClusterDir
 from podwire.lab.machine import MachineSpec
-from podwire.model.objects import is_ready
-from podwire.model.resources import NODES
 
 if TYPE_CHECKING:
     from podwire.apiserver.pki import KeyPair, Pki
     from podwire.client.http import HttpClient
+    from podwire.node.config import NodeConfig
 
 Ready = Callable[[], None]
 
 API_MODULES = ("aiohttp", "uvloop", "orjson", "podwire.client.http")
 NODE_MODULES = (
-    "podwire.cni.real", "podwire.cni.server", "podwire.controllers.agent", "podwire.dns.main", "podwire.fabric.agent",
-    "podwire.node.agent", "podwire.node.runtime.real", "podwire.node.runtime.shim", "podwire.proxy.agent",
-    "podwire.kernel.nft.real", "podwire.kernel.conntrack.real", "podwire.kernel.link.monitor", "cryptography.x509",
-)  # fmt: skip
+    "cryptography.x509",
+    "podwire.cni.real",
+    "podwire.cni.server",
+    "podwire.controllers.agent",
+    "podwire.dns.main",
+    "podwire.fabric.agent",
+    "podwire.kernel.conntrack.real",
+    "podwire.kernel.link.monitor",
+    "podwire.kernel.nft.real",
+    "podwire.node.agent",
+    "podwire.node.runtime.real",
+    "podwire.node.runtime.shim",
+    "podwire.node.server",
+    "podwire.proxy.agent",
+)
 CONTROLLERS = "system:kube-controller-manager"
 
 
@@ -216,35 +226,23 @@ async def _agent(spec: MachineSpec, config: LabConfig, identities: Identities, c
         spec.name, spec.addresses.ips, config.pod_cidrs, client, RealNft(), RealConntrack(),
         service_cidrs=config.service_cidrs,
     )  # fmt: skip
-    settings = _node_config(spec.name, config, identities, spec.addresses.ips)
+    settings = _node_config(spec.name, config, identities)
     async with asyncio.TaskGroup() as group:
         group.create_task(fabric.run())
         group.create_task(proxy.run())
         group.create_task(CniServer(view.RUN / "cni.sock", plugin.run).serve())
-        group.create_task(node.run(settings, client, RealRuntime(view.RUN / "shim.sock"), network, netns=RealNetns()))
-        await _node_ready(client, spec.name)
-        ready()
+        group.create_task(
+            node.run(settings, client, RealRuntime(view.RUN / "shim.sock"), network, netns=RealNetns(), on_ready=ready)
+        )
 
 
-async def _node_ready(client: HttpClient, name: str) -> None:
-    """Return once the Node is Ready."""
-    from podwire.client.informer import Informer
-
-    seen = asyncio.Event()
-    nodes = Informer(client, NODES, fields=f"metadata.name={name}")
-    nodes.listen(lambda key, old, new: seen.set() if new is not None and is_ready(new) else None)
-    following = asyncio.create_task(nodes.run())
-    await seen.wait()
-    following.cancel()
-
-
-def _node_config(name: str, config: LabConfig, identities: Identities, ips: tuple[underlay.IPAddress, ...]) -> Any:
+def _node_config(name: str, config: LabConfig, identities: Identities) -> NodeConfig:
     from podwire.node.config import NodeConfig
 
     pair = identities.nodes[name]
     return NodeConfig(
         name=name,
-        addresses=ips,
+        addresses=underlay.node_addresses(config, config.node_names.index(name)).ips,
         cluster_dns=cluster_dns(config),
         cluster_domain=config.domain,
         tls_cert_pem=pair.cert_pem,
@@ -266,7 +264,7 @@ def install_cni(executable: Path, config_directory: Path, binaries: Path) -> Non
     link.symlink_to(executable)
 
 
-def run_dry_agent(name: str, config: LabConfig, identities: Identities, ready: Ready) -> None:
+def run_dry_agent(name: str, config: LabConfig, cluster: ClusterDir, identities: Identities, ready: Ready) -> None:
     """Be a node's agent on a fake kernel: nothing runs, and the Node says so."""
 
     async def main() -> None:
@@ -274,13 +272,16 @@ def run_dry_agent(name: str, config: LabConfig, identities: Identities, ready: R
         from podwire.node.fake_network import FakeNetwork
         from podwire.node.runtime.fake import FakeRuntime
 
-        index = config.node_names.index(name)
         client = _client(config, identities, identities.nodes[name], name, local=True)
-        settings = _node_config(name, config, identities, underlay.node_addresses(config, index).ips)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(node.run(settings, client, FakeRuntime(), FakeNetwork(client, name)))
-            await _node_ready(client, name)
-            ready()
+        here = cluster.node(name)
+        settings = replace(  # the endpoint is on the node's loopback address, at the cluster's own port
+            _node_config(name, config, identities),
+            state_dir=here,
+            log_dir=here / "log",
+            port=config.api_port,
+        )
+        settings = replace(settings, bind=tuple(map(str, settings.addresses)))
+        await node.run(settings, client, FakeRuntime(), FakeNetwork(client, name), on_ready=ready)
 
     _serve(main)
 

@@ -44,6 +44,8 @@ def gateway(version: int) -> IPAddress:
 
 def node_addresses(config: LabConfig, index: int) -> NodeAddresses:
     """Return the addresses of node number ``index``. IPv6 repeats the last number: fd00:71::10."""
+    if config.dry_kernel:  # nothing may leave the machine: nodes are addresses of the loopback
+        return NodeAddresses((IPv4Interface(f"127.71.0.{FIRST_NODE + index}/8"),), ())
     interfaces: list[IPInterface] = []
     for version in config.families:
         network = UNDERLAY[version]
