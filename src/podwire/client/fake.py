@@ -106,7 +106,7 @@ class FakeClient:
             if seen < self._oldest:
                 raise Gone(410, "Expired", f"too old resource version: {seen} ({self._oldest})")
         epoch = self._epoch
-        while True:
+        while self._epoch == epoch:  # else what was compacted meanwhile would be skipped unnoticed
             for change in [c for c in self._history.get(_id(resource), ()) if c.revision > seen]:
                 seen = change.revision
                 event = _event(change, matches)

@@ -68,8 +68,12 @@ class Children:
         if not written:
             return []
         seen_version = version_number(self._informer.resource_version)
-        for key in [k for k, o in written.items() if version_number(_version(o)) <= seen_version]:
-            del written[key]
+        for key, obj in list(written.items()):
+            # The mirror's own copy counts too: while it lists anew, it does not know how far it has seen.
+            held = self._informer.objects.get(key)
+            seen = max(seen_version, version_number(_version(held)) if held is not None else 0)
+            if version_number(_version(obj)) <= seen:
+                del written[key]
         if not written:
             del self._written[owner_uid]
         return list(written.items())
