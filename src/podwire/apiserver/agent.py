@@ -105,6 +105,7 @@ async def serve(config: Config, *, ready: Callable[[], None] | None = None) -> N
                 await asyncio.Event().wait()
             finally:
                 await runner.cleanup()
+                await core.metrics.close()
     finally:
         core.store.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from podwire.apiserver import eventforms
+from podwire.apiserver import autoscalerforms, eventforms
 from podwire.apiserver.kinds import ALL_VERBS, REVIEW_VERBS, Kind, ScalePaths, Subresource
 
 _TABLE = """
@@ -39,6 +39,8 @@ StatefulSet            statefulsets*           N sts     scale,status
 CronJob                cronjobs*               N cj      status
 Job                    jobs*                   N -       status
 [autoscaling/v2]
+HorizontalPodAutoscaler horizontalpodautoscalers* N hpa  status
+[autoscaling/v1]
 HorizontalPodAutoscaler horizontalpodautoscalers* N hpa  status
 [discovery.k8s.io/v1]
 EndpointSlice          endpointslices          N -       -
@@ -91,6 +93,12 @@ SubjectAccessReview      subjectaccessreviews      C - !
 _GROUP_MODULES = {
     "": "io.k8s.api.core",
     "apiextensions.k8s.io": "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions",
+}
+
+# Kinds that are stored in another version: (to the stored form, from it).
+_FORMS = {
+    ("events.k8s.io", "v1", "Event"): (eventforms.to_core, eventforms.from_core),
+    ("autoscaling", "v1", "HorizontalPodAutoscaler"): (autoscalerforms.to_v2, autoscalerforms.to_v1),
 }
 
 _STATUS_VERBS = ("get", "patch", "update")
@@ -162,7 +170,7 @@ def _kind(group: str, version: str, kind: str, plural: str, scope: str, short: s
     plural = plural.rstrip("*")
     review = subs == "!"
     names = () if subs in ("-", "!") else tuple(subs.split(","))
-    event = (group, kind) == ("events.k8s.io", "Event")
+    to_stored, from_stored = _FORMS.get((group, version, kind), (None, None))
     return Kind(
         group,
         version,
@@ -174,12 +182,13 @@ def _kind(group: str, version: str, kind: str, plural: str, scope: str, short: s
         categories=_categories(group, everything),
         verbs=REVIEW_VERBS if review else ALL_VERBS,
         subresources={n: _subresource(group, version, kind, n) for n in names},
+        preferred=(group, version) != ("autoscaling", "v1"),
         definition=definition_name(group, version, kind),
-        storage="events" if event else f"{plural}.{group}" if group else plural,
+        storage="events" if kind == "Event" else f"{plural}.{group}" if group else plural,
         scale=ScalePaths() if "scale" in names else None,
         selectable=_SELECTABLE.get((group, kind), {}),
-        to_stored=eventforms.to_core if event else None,
-        from_stored=eventforms.from_core if event else None,
+        to_stored=to_stored,
+        from_stored=from_stored,
         list_kind=kind + "List",
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import orjson
 
-from podwire.apiserver import builtin_kinds
+from podwire.apiserver import builtin_kinds, metricsapi
 from podwire.apiserver.admission import Admission
 from podwire.apiserver.authn import Authenticator
 from podwire.apiserver.authz import GROUP as RBAC
@@ -16,6 +16,7 @@ from podwire.apiserver.customkinds import CustomKinds
 from podwire.apiserver.fieldindex import index_of
 from podwire.apiserver.kinds import Registry
 from podwire.apiserver.meter import Meter
+from podwire.apiserver.metricsapi import MetricsApi
 from podwire.apiserver.paths import Paths
 from podwire.apiserver.reads import Reads
 from podwire.apiserver.routes import Target
@@ -66,6 +67,9 @@ class Core:
         self.reads = Reads(self.store, self.clock)
         self.custom = CustomKinds(self.registry, self.store, self.clock, SYSTEM)
         self.streams = Streams(self.get, kubelet_context)
+        self.metrics = MetricsApi(self._all, kubelet_context, self.clock)
+        for kind in metricsapi.KINDS:
+            self.registry.add(kind)
         self.meter = Meter()
         self.verbs = Verbs(self)
         self.subresources = Subresources(self)
@@ -93,6 +97,11 @@ class Core:
         """Return an object of the core group as it is now, or None."""
         row = self.store.peek(plural, Key(namespace, name))
         return None if row is None else orjson.loads(row.body)
+
+    def _all(self, plural: str) -> Iterator[Obj]:
+        """Yield the objects of a resource of the core group."""
+        for row in self.store.rows(plural):
+            yield orjson.loads(row.body)
 
     def _uid_of(self, plural: str, namespace: str, name: str) -> str | None:
         obj = self.get(plural, namespace, name)

@@ -36,7 +36,7 @@ class Meter:
             lines.append(f"apiserver_request_duration_seconds_sum{{{labels}}} {seconds:.6f}")
             lines.append(f"apiserver_request_duration_seconds_count{{{labels}}} {total}")
         lines.append("# TYPE apiserver_storage_objects gauge")
-        for bucket in sorted({k.storage for k in registry}):
+        for bucket in sorted({k.storage for k in registry if k.storage}):
             lines.append(f'apiserver_storage_objects{{resource="{bucket}"}} {len(store.rows(bucket))}')
         lines.append("# TYPE apiserver_storage_revision gauge")
         lines.append(f"apiserver_storage_revision {store.revision}")

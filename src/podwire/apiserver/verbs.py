@@ -9,6 +9,7 @@ from aiohttp import web
 
 from podwire.apiserver import bodies, presentation, schema
 from podwire.apiserver.errors import ApiStatusError, bad_request, invalid_value
+from podwire.apiserver.kinds import REVIEW_VERBS
 from podwire.apiserver.reads import Listed
 from podwire.apiserver.routes import Target
 from podwire.apiserver.server import form_of, json_response, object_response, response_in
@@ -30,10 +31,10 @@ class Verbs:
 
     async def run(self, request: web.Request, user: User, target: Target, verb: str) -> web.StreamResponse:
         """Answer. Raises ApiStatusError."""
-        if target.subresource not in _PLAIN_SUBRESOURCES or target.kind.verbs == ("create",):
+        if target.subresource not in _PLAIN_SUBRESOURCES or target.kind.verbs == REVIEW_VERBS:
             return await self._core.subresources.run(request, user, target, verb)
-        if target.kind.group == "metrics.k8s.io":
-            return await self._core.subresources.run(request, user, target, verb)
+        if not target.kind.storage:
+            return await self._core.metrics.answer(request, target)
         match verb:
             case "get":
                 return self._get(request, target)

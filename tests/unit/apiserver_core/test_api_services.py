@@ -56,13 +56,13 @@ async def test_node_ports(api):
     spec = await create(api, "a", type="NodePort")
     assert 30000 <= spec["ports"][0]["nodePort"] <= 32767
     assert spec["externalTrafficPolicy"] == "Cluster"
+    taken = service("b", type="NodePort")
+    taken["spec"]["ports"][0]["nodePort"] = spec["ports"][0]["nodePort"]
     with pytest.raises(Invalid, match="provided port is already allocated"):
-        taken = service("b", type="NodePort")
-        taken["spec"]["ports"][0]["nodePort"] = spec["ports"][0]["nodePort"]
         await api.client.create(SERVICES, taken)
+    outside = service("b", type="NodePort")
+    outside["spec"]["ports"][0]["nodePort"] = 80
     with pytest.raises(Invalid, match="The range of valid ports is 30000-32767"):
-        outside = service("b", type="NodePort")
-        outside["spec"]["ports"][0]["nodePort"] = 80
         await api.client.create(SERVICES, outside)
 
 

@@ -379,3 +379,24 @@ async def test_authorization(api):
     assert (await api.call("GET", "/version", token="alice"))[0] == 200
     headers = {"Impersonate-User": "alice"}
     assert (await api.call("GET", NODES.path(), headers=headers))[0] == 403
+
+
+async def test_autoscalers_in_both_versions_are_one(api):
+    old = {
+        "apiVersion": "autoscaling/v1",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": meta("h"),
+        "spec": {
+            "scaleTargetRef": {"kind": "Deployment", "name": "web"},
+            "maxReplicas": 3,
+            "targetCPUUtilizationPercentage": 70,
+        },
+    }
+    path = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers"
+    code, made, _ = await api.call("POST", path, old)
+    assert (code, made["spec"]["targetCPUUtilizationPercentage"]) == (201, 70)
+    _, new, _ = await api.call("GET", path.replace("v1", "v2") + "/h")
+    assert new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"] == 70
+    headers = {"Content-Type": "application/merge-patch+json"}
+    _, changed, _ = await api.call("PATCH", path + "/h", {"spec": {"maxReplicas": 9}}, headers)
+    assert (changed["spec"]["maxReplicas"], changed["spec"]["targetCPUUtilizationPercentage"]) == (9, 70)

@@ -130,6 +130,8 @@ def default_autoscaler(obj: Obj) -> None:
     """Complete a HorizontalPodAutoscaler."""
     spec = obj.get("spec") or {}
     spec.setdefault("minReplicas", 1)
+    if obj["apiVersion"] == "autoscaling/v1":
+        return
     cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}
     spec.setdefault("metrics", [{"type": "Resource", "resource": cpu}])
 
