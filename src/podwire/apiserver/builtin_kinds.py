@@ -101,6 +101,13 @@ _FORMS = {
     ("autoscaling", "v1", "HorizontalPodAutoscaler"): (autoscalerforms.to_v2, autoscalerforms.to_v1),
 }
 
+_DEPRECATED = {
+    ("", "v1", "Endpoints"): "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+}
+_CREATED_ON_UPDATE = frozenset(
+    ["Endpoints", "Event", "LimitRange", "Lease", "Service", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"]
+)
+
 _STATUS_VERBS = ("get", "patch", "update")
 _CONNECT_VERBS = ("create", "get")
 _CONNECT_KINDS = {
@@ -190,6 +197,8 @@ def _kind(group: str, version: str, kind: str, plural: str, scope: str, short: s
         to_stored=to_stored,
         from_stored=from_stored,
         list_kind=kind + "List",
+        deprecation=_DEPRECATED.get((group, version, kind), ""),
+        creates_on_update=kind in _CREATED_ON_UPDATE,
     )
 
 

@@ -61,6 +61,8 @@ class Kind:
     schema: Obj | None = None
     printer_columns: tuple[Obj, ...] = ()
     list_kind: str = ""
+    deprecation: str = ""  # sent as a warning with each answer
+    creates_on_update: bool = False  # PUT of a name that does not exist creates it
 
     @property
     def api_version(self) -> str:

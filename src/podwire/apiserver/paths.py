@@ -103,9 +103,7 @@ class Paths:
             headers["Cache-Control"] = "public, immutable"
         if request.headers.get("If-None-Match", "").strip('"') == document.tag:
             return web.Response(status=304, headers=headers)
-        response = web.Response(body=document.body, content_type="application/json", headers=headers)
-        response.enable_compression()
-        return response
+        return web.Response(body=document.body, content_type="application/json", headers=headers)
 
     def _health(self, request: web.Request, check: str, part: str) -> web.Response | None:
         if part and part not in _CHECKS:

@@ -98,6 +98,8 @@ class Verbs:
         self, request: web.Request, target: Target, body: bytes, code: int = 200, warnings: list[str] | None = None
     ) -> web.Response:
         form = form_of(request)
+        if target.kind.deprecation:
+            warnings = [*(warnings or ()), target.kind.deprecation]
         if form.plain:
             return json_response(body, code, warnings)
         now = self._core.clock.now()
@@ -109,10 +111,8 @@ class Verbs:
         listed = await core.reads.list(target.kind, target.namespace, request.query)
         include = request.query.get("includeObject", "")
         body = presentation.collection(target.kind, listed.rows, list_meta(listed), form, core.clock.now(), include)
-        response = response_in(form, body)
-        if len(body) > 128 << 10 and "gzip" in request.headers.get("Accept-Encoding", ""):
-            response.enable_compression(web.ContentCoding.gzip)
-        return response
+        deprecation = target.kind.deprecation
+        return response_in(form, body, 200, [deprecation] if deprecation else None)
 
     async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
         form, core = form_of(request), self._core

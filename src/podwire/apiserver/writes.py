@@ -121,8 +121,11 @@ class Writes:
 
     async def update(self, ctx: RequestContext, obj: Obj) -> bytes:
         """Replace an object, or what its subresource covers. Raises ApiStatusError."""
-        row, old = self.read(ctx.kind, ctx.namespace, ctx.name)
-        obj.setdefault("metadata", {})
+        key = Key(ctx.namespace, ctx.name)
+        if ctx.kind.creates_on_update and not ctx.subresource and not self._store.peek(ctx.kind.storage, key):
+            obj["metadata"].pop("resourceVersion", None)
+            return await self.create(replace(ctx, verb="create"), obj)
+        row, old = self.read(ctx.kind, *key)
         metadata.check_identity(ctx.kind, obj, ctx.namespace, ctx.name)
         return await self._replace(ctx, obj, old, row)
 
@@ -161,8 +164,6 @@ class Writes:
         mutate(new)
         if new == old:
             return row.body
-        if ctx.kind.kind == "Pod" and new.get("spec") != old.get("spec"):
-            new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         return await self._store_object(ctx, new, row.revision)
 
     async def _replace(self, ctx: RequestContext, new: Obj, old: Obj, row: Row, applied: bool = False) -> bytes:
