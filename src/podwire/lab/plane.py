@@ -224,7 +224,7 @@ async def _agent(spec: MachineSpec, config: LabConfig, identities: Identities, c
     fabric = FabricAgent(spec.name, client, RealLinks(), RealRoutes(), RealNft(), RealSysctl(), monitor=RealMonitor())
     proxy = ProxyAgent(
         spec.name, spec.addresses.ips, config.pod_cidrs, client, RealNft(), RealConntrack(),
-        service_cidrs=config.service_cidrs,
+        service_cidrs=config.service_cidrs, sysctl=RealSysctl(),
     )  # fmt: skip
     settings = _node_config(spec.name, config, identities)
     async with asyncio.TaskGroup() as group:
