@@ -210,10 +210,14 @@ def test_host_gw(new_lab: Callable[..., Lab]) -> None:
 
 
 def test_dry_kernel(new_lab: Callable[..., Lab]) -> None:
+    before = [os.path.exists(p) for p in ("/var/lib/podwire", "/var/log/pods")]
     lab = new_lab("dry", "--nodes", "2", "--dry-kernel")
     lab.kubectl("create", "deployment", "web", "--image", "nginx", "--replicas", "2")
     lab.wait("condition=Available", "deployment/web")
     assert lab.get("node", "node-0")["metadata"]["annotations"]["podwire.dev/dry-kernel"] == "true"
+    for pod in lab.get("nodes")["items"]:
+        assert pod["status"]["addresses"][0]["address"].startswith("127."), "nothing may be sent beyond the machine"
     refused = lab.podwire("node", "node-0", "--", "true", check=False)
     assert refused.returncode == 1
     assert "fake kernel" in refused.stderr
+    assert before == [os.path.exists(p) for p in ("/var/lib/podwire", "/var/log/pods")]

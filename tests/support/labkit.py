@@ -24,6 +24,8 @@ class Lab:
 
     name: str
     home: Path
+    prefix: tuple[str, ...] = ()  # before each command: how to become another user
+    python: str = sys.executable
 
     @property
     def environment(self) -> dict[str, str]:
@@ -39,14 +41,14 @@ class Lab:
     ) -> subprocess.CompletedProcess[str]:
         """Run `podwire` on this cluster."""
         name = ("--name", self.name) if named else ()
-        command = [sys.executable, "-m", "podwire", words[0], *name, *words[1:]]
+        command = [*self.prefix, self.python, "-m", "podwire", words[0], *name, *words[1:]]
         return _run(command, self.environment, check, timeout_s)
 
     def kubectl(
         self, *words: str, stdin: str | None = None, check: bool = True, timeout_s: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl on this cluster."""
-        return _run([KUBECTL, *words], self.environment, check, timeout_s, stdin)
+        return _run([*self.prefix, KUBECTL, *words], self.environment, check, timeout_s, stdin)
 
     def out(self, *words: str, **more: Any) -> str:
         """Return what kubectl prints, stripped."""

@@ -15,7 +15,7 @@ from podwire.kernel import libc
 STATE = Path("/var/lib/podwire")
 RUN = Path("/run/podwire")
 LAYERED: dict[str, tuple[str, ...]] = {
-    "etc": ("cni", "iproute2"),
+    "etc": ("cni",),
     "var": ("lib", "log", "tmp", "cache"),
     "opt": ("cni",),
     "tmp": (),
@@ -28,6 +28,9 @@ LAYERED: dict[str, tuple[str, ...]] = {
 An ordinary user's namespace does not map the host's root, so what root owns cannot be written even through
 overlayfs; but a directory that stands in the upper layer takes its owner from there (overlayfs.rst, Directories).
 """
+
+OWN = {"/etc/cni/net.d": RUN, "/opt/cni/bin": RUN, "/var/log/pods": STATE, "/var/log/containers": STATE}
+"""Directories that are the node's alone, whatever the host has there, and where they are kept."""
 
 
 def build(node: str, state_dir: Path) -> None:
@@ -74,8 +77,12 @@ def _write_files(node: str) -> None:
     hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{node}\n"
     _replace(Path("/etc/hosts"), hosts)
     _replace(Path("/etc/resolv.conf"), "# podwire: a node of the lab has no resolver; pods use the cluster DNS\n")
-    for directory in ("/etc/cni/net.d", "/opt/cni/bin", "/var/log/pods", "/var/log/containers", "/run/netns"):
+    Path("/run/netns").mkdir()
+    for directory, keeper in OWN.items():
+        kept = keeper / "own" / directory.strip("/").replace("/", "-")
+        kept.mkdir(parents=True, exist_ok=True)
         Path(directory).mkdir(parents=True, exist_ok=True)
+        libc.mount(str(kept), directory, "", libc.MS_BIND)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -329,8 +329,9 @@ class PodWorker:
                 self.records.put(container)
         recorded = wanted.id in self.records.ids()
         reason = "RunContainerError" if recorded else "CreateContainerError"
-        self._waiting[wanted.name] = (reason, str(error.cause))
-        self._node.tell(self.pod, "Warning", "Failed", f"Error: {error.cause}", where)
+        text = f"{error.cause}; {error.hint}" if error.hint else str(error.cause)
+        self._waiting[wanted.name] = (reason, text)
+        self._node.tell(self.pod, "Warning", "Failed", f"Error: {text}", where)
         if not recorded:
             return _RETRY_S
         self.poke()

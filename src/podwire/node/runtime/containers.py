@@ -88,7 +88,7 @@ def check_spec(spec: ContainerSpec, image: Image) -> tuple[Program, frozenset[in
                 "start container",
                 spec.name,
                 f"{word} {id} does not exist in this user namespace",
-                f"run podwire as root, or map more ids to your user in /etc/sub{kind}",
+                f"run podwire as root, or install uidmap and give your user a range in /etc/sub{kind}",
             )
     try:
         kept = privileges.choose_capabilities(spec.capabilities_add, spec.capabilities_drop, privileged=spec.privileged)
