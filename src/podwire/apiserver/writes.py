@@ -246,7 +246,8 @@ class Writes:
         else:
             moment = now + timedelta(seconds=grace_s)
         meta["deletionTimestamp"] = timestamp(moment)
-        meta["deletionGracePeriodSeconds"] = grace_s
+        if kind.kind != "Namespace" or kind.group:
+            meta["deletionGracePeriodSeconds"] = grace_s
 
     async def delete_named(self, ctx: RequestContext, names: list[Key], options: DeleteOptions) -> None:
         """Delete several objects of a collection; one that is gone meanwhile is none to complain about."""
