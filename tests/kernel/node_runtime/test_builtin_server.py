@@ -173,3 +173,16 @@ def test_a_client_that_leaves_early_harms_nobody(server: Server) -> None:
     sock = connect()
     sock.sendall(get("/healthz"))
     assert read_answer(sock) == (200, b"ok\n")
+
+
+def test_sigterm_still_serves_whoever_is_on_the_way(server: Server) -> None:
+    connect, pid = server
+    first = connect()
+    first.sendall(get("/healthz"))
+    assert read_answer(first)[0] == 200
+    os.kill(pid, signal.SIGTERM)
+    late = connect()  # a Service had chosen this pod before it heard
+    late.sendall(get("/healthz"))
+    assert read_answer(late)[0] == 200
+    assert late.recv(1) == b""  # and is asked to come to another pod next time
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -22,6 +22,11 @@ from podwire.node.runtime.builtin_options import Options, read_options
 
 _METHODS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"PATC", b"OPTI", b"TRAC", b"CONN", b"PRI ")
 _MOST_HEAD_BYTES = 64 << 10
+# After SIGTERM, Services need a moment to leave this pod out; till then its clients still come.
+_RECENT_S = 2.0  # a server that nobody called for so long leaves at once
+_LINGER_S = 0.4  # the others stay so long at least,
+_QUIET_S = 0.2  # and until nobody has called for so long,
+_MOST_LINGER_S = 5.0  # but no longer than this
 _CHUNK_BYTES = 64 << 10
 
 
@@ -58,6 +63,7 @@ class Server:
         self._streams: set[_Stream] = set()
         self._delayed: list[tuple[float, _Stream]] = []
         self._leaving = False
+        self._called_at = float("-inf")  # when somebody last called
         wake, self._waker = os.pipe2(os.O_NONBLOCK)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._selector.register(wake, selectors.EVENT_READ, lambda _: os.read(wake, 64))
@@ -79,6 +85,7 @@ class Server:
             os.write(1, f"podwire built-in server: listening on {' '.join(ports)}\n".encode())
         while not self._leaving:
             self._turn()
+        self._linger()
         for listener in self._listeners:
             self._selector.unregister(listener)
             listener.close()
@@ -87,10 +94,20 @@ class Server:
             self._turn()
         return 0
 
+    def _linger(self) -> None:
+        """Serve on until Services have had time to send their clients elsewhere."""
+        began = time.monotonic()
+        if began - self._called_at > _RECENT_S:
+            return
+        while (now := time.monotonic()) - began < _MOST_LINGER_S:
+            if now - began >= _LINGER_S and now - self._called_at >= _QUIET_S:
+                return
+            self._turn()
+
     def _turn(self) -> None:
         timeout = max(0.0, min(d for d, _ in self._delayed) - time.monotonic()) if self._delayed else None
         if self._leaving:
-            timeout = min(timeout or 0.2, 0.2)
+            timeout = min(timeout if timeout is not None else 0.1, 0.1)
         for key, events in self._selector.select(timeout):
             key.data(events)
         now = time.monotonic()
@@ -124,6 +141,7 @@ class Server:
             except OSError:
                 return
             sock.setblocking(False)
+            self._called_at = time.monotonic()
             stream = _Stream(self, sock, _plain(address[0]), address[1], port)
             self._streams.add(stream)
             self._selector.register(sock, selectors.EVENT_READ, stream.serve)
@@ -175,6 +193,7 @@ class Server:
 
     def respond(self, head: bytes, body: bytes, client: str, client_port: int, port: int) -> Answer:
         """Return the answer to a request, and log it in nginx' words."""
+        self._called_at = time.monotonic()
         request = parse_request(head, body, client, client_port, port)
         answer = respond(request, self._facts, self._options.text, self._options.hostname_only)
         moment = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime())
