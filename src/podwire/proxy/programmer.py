@@ -212,6 +212,7 @@ class Programmer:
             if self._nft.list_table(render.FAMILY, render.TABLE) is None:
                 raise
             self._nft.apply(f"delete table {render.FAMILY} {render.TABLE}\n{script}")
+        self._nft.append(render.encoded_rules(chains))
         self._chains = chains
 
     def _ensure_chains(self, elements: Iterable[Element]) -> None:
@@ -219,6 +220,7 @@ class Programmer:
         script = render.add_chains(missing)
         if script:
             self._nft.apply(script)
+            self._nft.append(render.encoded_rules(missing))
         self._chains |= missing
 
     def _write(self, delta: _Delta) -> None:
@@ -277,13 +279,15 @@ class Programmer:
 
     def _sweep_affinity(self) -> None:
         """Delete what packets have remembered of endpoints that are gone."""
+        names = [render.affinity_map(v) for v in self._versions]
         for attempt in range(_SWEEPS):
-            held = self._nft.elements(render.FAMILY, render.TABLE, render.AFFINITY_MAP) or ()
-            gone = [e for e in held if self._is_forgotten(e)]
-            if not gone:
+            held = {n: self._nft.elements(render.FAMILY, render.TABLE, n) or () for n in names}
+            gone = [_change(n, (), (e for e in held[n] if self._is_forgotten(e))) for n in names]
+            changes = [c for c in gone if c.delete]
+            if not changes:
                 return
             try:
-                self._nft.change([_change(render.AFFINITY_MAP, (), gone)])
+                self._nft.change(changes)
                 return
             except MachineError:  # one of them ran out of time between the reading and the deletion
                 if attempt == _SWEEPS - 1:

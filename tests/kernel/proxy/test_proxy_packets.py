@@ -380,8 +380,6 @@ def test_affinity_holds_survives_changes_and_ends_with_its_endpoint(world: World
     first = {world.ask("p1", world.plan.vip, 80, kind)[:2] for _ in range(15)}
     assert len(first) == 1
     (mine,) = first
-    if world.plan.v == 6:  # IPv6 clients stay by hash, which holds only as long as the endpoints do
-        return
     stay = {"p2": "p2", "p3": "p3", "fa": "far"}[mine]
     gone = [p for p in ("p2", "p3", "far") if p != stay]
     proxy.set(service(world, **spec), slice_of(world, stay, gone[0]))

@@ -10,9 +10,10 @@ import pytest
 
 from podwire.kernel import libc
 from podwire.kernel.nft.fake import FakeNft
-from podwire.kernel.nft.port import Element, ElementChange, NftPort
+from podwire.kernel.nft.port import Element, ElementChange, NftPort, Rule
 from podwire.kernel.nft.real import RealNft
 from podwire.model.errors import AlreadyInUse, MachineError
+from podwire.wire import nfrules
 
 SKELETON = """
 table inet t {
@@ -148,3 +149,13 @@ def test_many_elements_go_through(nft: NftPort) -> None:
     found = nft.elements("inet", "t", "addresses")
     assert found is not None
     assert sorted(found, key=lambda e: e.key) == list(many)
+
+
+def test_an_encoded_rule_needs_its_chain(nft: NftPort) -> None:
+    nft.apply(SKELETON)
+    load = nfrules.load_meta(nfrules.META_L4PROTO, 0)
+    before = nft.generation()
+    nft.append([Rule("inet", "t", "one", (load,))])
+    assert nft.generation() != before
+    with pytest.raises(MachineError, match="add rule to inet t absent"):
+        nft.append([Rule("inet", "t", "absent", (load,))])

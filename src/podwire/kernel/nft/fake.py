@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from podwire.kernel.nft.port import Element, ElementChange
+from podwire.kernel.nft.port import Element, ElementChange, Rule
 from podwire.model.errors import AlreadyInUse, MachineError
 
 _TOKEN = re.compile(r'"[^"]*"|[{};]|[^\s{};"]+')
@@ -13,11 +13,12 @@ _Sets = dict[str, dict[bytes, Element]]
 
 
 class FakeNft:
-    """``NftPort`` that keeps what it is told. ``scripts`` and ``changes`` record every call."""
+    """``NftPort`` that keeps what it is told. ``scripts``, ``changes`` and ``rules`` record every call."""
 
     def __init__(self) -> None:
         self.scripts: list[str] = []
         self.changes: list[tuple[ElementChange, ...]] = []
+        self.rules: list[Rule] = []
         self.tables: dict[tuple[str, str], _Sets] = {}
         self.chains: dict[tuple[str, str], set[str]] = {}
         self.fail_next: MachineError | None = None
@@ -68,6 +69,15 @@ class FakeNft:
                 raise _error("add element to", f"{where}: {chain}", "No such file or directory")
             held[key] = e if old is None else old
         return held
+
+    def append(self, rules: Sequence[Rule]) -> None:
+        """Note the rules in ``rules``, all or none."""
+        self._maybe_fail()
+        for rule in rules:
+            if rule.chain not in self.chains.get((rule.family, rule.table), ()):
+                raise _error("add rule to", f"{rule.family} {rule.table} {rule.chain}", "No such file or directory")
+        self.rules += rules
+        self._generation += 1
 
     def elements(self, family: str, table: str, set: str) -> tuple[Element, ...] | None:
         """Return the elements; None when there is no such set."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from podwire.wire.nfnetlink import Element
+from podwire.wire.nfrules import Rule
 
-__all__ = ["Element", "ElementChange", "NftPort"]
+__all__ = ["Element", "ElementChange", "NftPort", "Rule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,10 @@ class NftPort(Protocol):
         Adding what is there with the same value changes nothing; with another value it is an error
         (AlreadyInUse), as is deleting what is not there. The transaction that fails changes nothing.
         """
+        ...
+
+    def append(self, rules: Sequence[Rule]) -> None:
+        """Append encoded rules to their chains, in one transaction: for what nft's syntax cannot say."""
         ...
 
     def elements(self, family: str, table: str, set: str) -> tuple[Element, ...] | None:

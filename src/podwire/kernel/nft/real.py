@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from podwire.kernel import libc
-from podwire.kernel.nft.port import Element, ElementChange
+from podwire.kernel.nft.port import Element, ElementChange, Rule
 from podwire.model.errors import AlreadyInUse, MachineError, NotPermitted, Unsupported
 from podwire.wire import nfnetlink as wire
+from podwire.wire import nfrules
 
 _ROOM = "kernel/nft"
 _NETLINK_NETFILTER = 12
@@ -72,6 +73,17 @@ class RealNft:
                 pending, size = [], wire.BATCH_FRAME_BYTES
             pending.append(sent)
             size += len(sent.raw)
+        if pending:
+            self._commit(pending)
+
+    def append(self, rules: Sequence[Rule]) -> None:
+        """Append encoded rules, in one transaction. Raises MachineError naming the chain."""
+        pending = []
+        for rule in rules:
+            self._sequence += 1
+            raw = nfrules.encode_rule(rule, self._sequence)
+            name = f"{rule.family} {rule.table} {rule.chain}"
+            pending.append(_Sent(self._sequence, raw, nfrules.NEWRULE, name, ()))
         if pending:
             self._commit(pending)
 
@@ -234,7 +246,8 @@ def _kernel_error(act: str, object: str, reply: wire.Reply) -> MachineError:
 def _change_error(sent: _Sent | None, reply: wire.Reply, fallback: str) -> MachineError:
     if sent is None:
         return _kernel_error("change", fallback, reply)
-    act = "add element to" if sent.kind == wire.NEWSETELEM else "delete element from"
+    acts = {wire.NEWSETELEM: "add element to", wire.DELSETELEM: "delete element from", nfrules.NEWRULE: "add rule to"}
+    act = acts[sent.kind]
     index = wire.refused_element(sent.raw, reply.offset) if reply.offset else -1
     if 0 <= index < len(sent.elements):
         element = sent.elements[index]

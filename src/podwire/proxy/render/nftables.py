@@ -19,13 +19,15 @@ changed endpoint is one changed element.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 
-from podwire.kernel.nft.port import Element
+from podwire.kernel.nft.port import Element, Rule
 from podwire.proxy.desired import SCTP, TCP, UDP, Frontend, FrontKey, IPAddress, IPNetwork, ServiceRules, Target
+from podwire.wire import nfrules
 
 FAMILY = "inet"
 TABLE = "podwire-proxy"
@@ -44,11 +46,12 @@ SHARED_SETS = frozenset({"hairpins", "hairpins6"})
 
 def data_sets(versions: Iterable[int]) -> tuple[str, ...]:
     """Return the names of the sets that the agent fills."""
-    return tuple(name + _suffix(v) for v in versions for name in _DATA_SETS if v == 4 or not name.startswith("sticky-"))
+    return tuple(name + _suffix(v) for v in versions for name in _DATA_SETS)
 
 
-AFFINITY_MAP = "affinity"
-"""The map that packets fill: client . frontend -> endpoint. IPv4 only, see ``dynamic_chain``."""
+def affinity_map(version: int) -> str:
+    """Return the name of the map that packets fill: client . frontend -> endpoint."""
+    return "affinity" + _suffix(version)
 
 
 def _suffix(version: int) -> str:
@@ -74,7 +77,7 @@ def elements(rules: ServiceRules) -> Iterator[tuple[str, Element]]:
 def _frontend_elements(f: Frontend) -> Iterator[tuple[str, Element]]:
     key, label, six = encode_front(f.key), f.name, _suffix(f.key.address.version)
     if f.targets:
-        yield "service-ips", Element(key, verdict=f"goto {_pick(f, '', len(f.targets))}", comment=label)
+        yield "service-ips", Element(key, verdict=f"goto pick{six}-{len(f.targets)}", comment=label)
         yield from _endpoint_elements(f, "", f.targets)
     else:
         verdict = "drop" if f.refusal == "drop" else "goto refuse"
@@ -83,23 +86,17 @@ def _frontend_elements(f: Frontend) -> Iterator[tuple[str, Element]]:
         yield "external-ips", Element(key, verdict="jump mark-masquerade", comment=label)
     elif f.exposure == "external-local" and f.targets:
         yield "external-ips", Element(key, verdict=f"jump keep-source{six}", comment=label)
-        local = f"goto {_pick(f, '-local', len(f.local_targets))}" if f.local_targets else "drop"
+        local = f"goto pick{six}-local-{len(f.local_targets)}" if f.local_targets else "drop"
         yield "local-service-ips", Element(key, verdict=local, comment=label)
         yield from _endpoint_elements(f, "local-", f.local_targets)
-    if f.affinity_s and not six:
-        yield "sticky-ips", Element(key, verdict="jump recall", comment=label)
-        yield "sticky-timeouts", Element(key, verdict=f"goto remember-{f.affinity_s}", comment=label)
+    if f.affinity_s:
+        yield "sticky-ips", Element(key, verdict=f"jump recall{six}", comment=label)
+        yield "sticky-timeouts", Element(key, verdict=f"goto remember{six}-{f.affinity_s}", comment=label)
     if f.sources is not None:
         yield "firewalled-ips", Element(key, comment=label)
         for network in f.sources:
             first, last = network.network_address.packed, network.broadcast_address.packed
             yield "allowed-sources", Element(key + first, comment=label, key_end=key + last)
-
-
-def _pick(f: Frontend, infix: str, count: int) -> str:
-    six = _suffix(f.key.address.version)
-    by_client = "-sticky" if six and f.affinity_s else ""
-    return f"pick{six}{infix}{by_client}-{count}"
 
 
 def _endpoint_elements(f: Frontend, infix: str, targets: Sequence[Target]) -> Iterator[tuple[str, Element]]:
@@ -141,7 +138,8 @@ def decode_endpoint(name: str, element: Element) -> tuple[FrontKey, Target]:
 
 def decode_affinity(element: Element) -> tuple[bytes, bytes]:
     """Return (frontend key, endpoint value) of an element of the affinity map, as raw bytes."""
-    return element.key[4:], element.value or b""
+    value = element.value or b""
+    return element.key[len(value) - 4 :], value  # the client's address is as long as the endpoint's
 
 
 # --- chains that data refer to
@@ -152,44 +150,72 @@ def chain_of(element: Element) -> str:
     return element.verdict.partition(" ")[2]
 
 
+def is_dynamic(name: str) -> bool:
+    """Return whether the chain exists on demand, and not as part of the skeleton."""
+    return _DYNAMIC.fullmatch(name) is not None
+
+
 def dynamic_chain(name: str) -> str:
-    """Return the rules of a chain that exists on demand, one a line; "" for a chain of the skeleton.
+    """Return the rules of a chain on demand, one a line; "" where ``encoded_rules`` has them.
 
     pick-N, pick-local-N (with a 6 after "pick" for IPv6): one of N endpoints.
-    pick6-sticky-N, pick6-local-sticky-N: always the same one for a client, as long as N endpoints stay. nft 1.0.6
-    cannot write the rule that remembers an IPv6 client: the key of such a map is longer than one register.
     remember-T: notes which endpoint an IPv4 client got, for T seconds.
 
     A map whose value has a port belongs to one protocol, hence three rules.
     """
-    stem, _, number = name.rpartition("-")
-    if stem == "remember":
+    found = _DYNAMIC.fullmatch(name)
+    if found is None or name.startswith("remember6-"):
+        return ""
+    if found["remember"]:
         return "\n".join(
             f"meta l4proto {p} update @affinity {{ ct original ip saddr . ct original ip daddr . meta l4proto . "
-            f"ct original proto-dst timeout {number}s : ip daddr . th dport }}"
+            f"ct original proto-dst timeout {found['number']}s : ip daddr . th dport }}"
             for p in _WORDS.values()
         )
-    words = stem.split("-")
-    if words[0] not in ("pick", "pick6") or not set(words[1:]) <= {"local", "sticky"}:
-        return ""
-    six = "6" if words[0] == "pick6" else ""
+    six, infix = found["six"], "local-" if found["local"] else ""
     ip = "ip6" if six else "ip"
-    infix = "local-" if "local" in words else ""
-    number = f"jhash {ip} saddr mod {number}" if "sticky" in words else f"numgen random mod {number}"
     return "\n".join(
-        f"dnat {ip} to {ip} daddr . {p} dport . {number} map @{p}-{infix}endpoints{six}" for p in _WORDS.values()
+        f"dnat {ip} to {ip} daddr . {p} dport . numgen random mod {found['number']} map @{p}-{infix}endpoints{six}"
+        for p in _WORDS.values()
     )
 
 
+_DYNAMIC = re.compile(r"(?:pick(?P<six>6?)(?P<local>-local)?|(?P<remember>remember6?))-(?P<number>\d+)")
+
+
+def encoded_rules(names: Iterable[str]) -> tuple[Rule, ...]:
+    """Return the rules of remember6-T chains, in the kernel's own encoding.
+
+    nft 1.0.6 aborts on a map statement whose key is longer than 16 bytes.
+    """
+    return tuple(
+        Rule(FAMILY, TABLE, name, (*_REMEMBER6, nfrules.update_map(affinity_map(6), 0, 10, int(name[10:]))))
+        for name in sorted(set(names))
+        if name.startswith("remember6-") and is_dynamic(name)
+    )
+
+
+_REMEMBER6 = (
+    nfrules.load_original(nfrules.CT_SRC_IP6, 0),
+    nfrules.load_original(nfrules.CT_DST_IP6, 4),
+    nfrules.load_meta(nfrules.META_L4PROTO, 8),
+    nfrules.load_original(nfrules.CT_PROTO_DST, 9),
+    nfrules.load_payload(nfrules.NETWORK, 24, 16, 10),  # destination address, by now the endpoint's
+    nfrules.load_payload(nfrules.TRANSPORT, 2, 2, 14),
+)
+
+
 def add_chains(names: Iterable[str]) -> str:
-    """Return the script that adds chains on demand; "" when there are none to add. Safe to repeat."""
+    """Return the script that adds chains on demand; "" when there are none to add. Safe to repeat.
+
+    ``encoded_rules`` of the same names go in after it.
+    """
     lines: list[str] = []
     for name in sorted(set(names)):
-        rules = dynamic_chain(name)
-        if rules:
+        if is_dynamic(name):
             lines.append(f"add chain {FAMILY} {TABLE} {name}")
             lines.append(f"flush chain {FAMILY} {TABLE} {name}")
-            lines += (f"add rule {FAMILY} {TABLE} {name} {rule}" for rule in rules.splitlines())
+            lines += (f"add rule {FAMILY} {TABLE} {name} {rule}" for rule in dynamic_chain(name).splitlines())
     return "\n".join(lines) + "\n" if lines else ""
 
 
@@ -211,7 +237,7 @@ def skeleton(
     demanded = "".join(
         f"    chain {name} {{\n        {dynamic_chain(name).replace(chr(10), chr(10) + '        ')}\n    }}\n"
         for name in sorted(set(chains))
-        if dynamic_chain(name)
+        if is_dynamic(name)
     )
     table = f"{FAMILY} {TABLE}"
     return (
@@ -240,7 +266,9 @@ def _common(versions: Sequence[int]) -> str:
         for v in versions
     )
     mark = f"{MASQUERADE_MARK:#x}"
-    remember = "ct state new ct status dnat meta nfproto ipv4 jump remember" if 4 in versions else ""
+    remember = "\n        ".join(
+        f"ct state new ct status dnat meta nfproto ipv{v} jump remember{_suffix(v)}" for v in versions
+    )
     return f"""\
     chain mark-masquerade {{
         meta mark set meta mark or {mark}
@@ -348,21 +376,18 @@ def _sets(v: int, pod_networks: Sequence[IPNetwork], service_networks: Sequence[
         {front} . {address}
         flags interval
     }}
-{endpoints}{"" if v == 6 else _AFFINITY}"""
-
-
-_AFFINITY = """\
-    map sticky-ips {
-        type ipv4_addr . inet_proto . inet_service : verdict
-    }
-    map sticky-timeouts {
-        type ipv4_addr . inet_proto . inet_service : verdict
-    }
-    map affinity {
-        type ipv4_addr . ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+{endpoints}\
+    map sticky-ips{six} {{
+        {front} : verdict
+    }}
+    map sticky-timeouts{six} {{
+        {front} : verdict
+    }}
+    map affinity{six} {{
+        type {address} . {address} . inet_proto . inet_service : {address} . inet_service
         size 131072
         flags dynamic,timeout
-    }
+    }}
 """
 
 
@@ -375,7 +400,7 @@ def _chains(v: int, pod_networks: Sequence[IPNetwork]) -> str:
         if any(n.version == v for n in pod_networks)
         else ""
     )
-    sticky = f"{front} vmap @sticky-ips\n        " if v == 4 else ""
+    sticky = f"{front} vmap @sticky-ips{six}\n        "
     return f"""\
     chain check-sources{six} {{
         {front} @firewalled-ips{six} {front} . {ip} saddr != @allowed-sources{six} drop
@@ -394,19 +419,19 @@ def _chains(v: int, pod_networks: Sequence[IPNetwork]) -> str:
         {ip} daddr @cluster-ips{six} goto refuse
         {ip} daddr @service-networks{six} drop
     }}
-{"" if v == 6 else _remember()}"""
+{_remember(ip, six)}"""
 
 
-def _remember() -> str:
+def _remember(ip: str, six: str) -> str:
     noted = "\n        ".join(
-        f"meta l4proto {p} ct original ip daddr . meta l4proto . ct original proto-dst vmap @sticky-timeouts"
+        f"meta l4proto {p} ct original {ip} daddr . meta l4proto . ct original proto-dst vmap @sticky-timeouts{six}"
         for p in _WORDS.values()
     )
     return f"""\
-    chain recall {{
-        dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
+    chain recall{six} {{
+        dnat {ip} to {ip} saddr . {ip} daddr . meta l4proto . th dport map @affinity{six}
     }}
-    chain remember {{
+    chain remember{six} {{
         {noted}
     }}
 """
