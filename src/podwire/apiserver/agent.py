@@ -46,6 +46,7 @@ class Config:
     static_tokens: Mapping[str, User] = field(default_factory=dict, repr=False)
     names: Sequence[str] = ()  # further names and addresses for the serving certificate
     addresses: Sequence[IPv4Address | IPv6Address] = ()
+    loopback: bool = False  # reach kubelets and pods on loopback addresses only: the dry kernel
 
     @property
     def networks(self) -> Sequence[Network]:
@@ -83,6 +84,7 @@ def build(config: Config, *, clock: Clock | None = None) -> tuple[Core, pki.Pki]
         node_ports=config.node_port_range,
         static_tokens=dict(config.static_tokens),
         clock=clock,
+        loopback=config.loopback,
     )
     return core, keys
 

@@ -19,6 +19,7 @@ from podwire.apiserver.meter import Meter
 from podwire.apiserver.metricsapi import MetricsApi
 from podwire.apiserver.paths import Paths
 from podwire.apiserver.reads import Reads
+from podwire.apiserver.relay import direct, loopback_only
 from podwire.apiserver.routes import Target
 from podwire.apiserver.server import Server
 from podwire.apiserver.serviceips import NODE_PORTS, Network, ServiceIps
@@ -51,6 +52,7 @@ class Core:
         static_tokens: dict[str, User] | None = None,
         open_paths: frozenset[str] | None = None,
         clock: Clock | None = None,
+        loopback: bool = False,
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.ready = False
@@ -66,8 +68,8 @@ class Core:
         self.writes = Writes(self.store, Strategy(self.registry, admission, self.services, self.clock), self.clock)
         self.reads = Reads(self.store, self.clock)
         self.custom = CustomKinds(self.registry, self.store, self.clock, SYSTEM)
-        self.streams = Streams(self.get, kubelet_context)
-        self.metrics = MetricsApi(self._all, kubelet_context, self.clock)
+        self.streams = Streams(self.get, kubelet_context, connect=loopback_only if loopback else direct)
+        self.metrics = MetricsApi(self._all, kubelet_context, self.clock, loopback_only=loopback)
         for kind in metricsapi.KINDS:
             self.registry.add(kind)
         self.meter = Meter()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
@@ -60,8 +61,15 @@ class Usage(NamedTuple):
 class MetricsApi:
     """Answers get and list of ``KINDS``. Call ``close`` at the end."""
 
-    def __init__(self, read: Read, kubelet_context: Callable[[], ssl.SSLContext], clock: Clock | None = None) -> None:
-        self._read, self._make_context = read, kubelet_context
+    def __init__(
+        self,
+        read: Read,
+        kubelet_context: Callable[[], ssl.SSLContext],
+        clock: Clock | None = None,
+        *,
+        loopback_only: bool = False,
+    ) -> None:
+        self._read, self._make_context, self._loopback_only = read, kubelet_context, loopback_only
         self._clock: Clock = clock or SystemClock()
         self._session: aiohttp.ClientSession | None = None
         self._before: dict[Where, Counter] = {}
@@ -155,6 +163,8 @@ class MetricsApi:
         name = node["metadata"]["name"]
         try:
             host, port = kubelet_of(node)
+            if self._loopback_only and not ip_address(host).is_loopback:
+                return {}
             if self._session is None:
                 connector = aiohttp.TCPConnector(ssl=self._make_context(), limit=0)
                 self._session = aiohttp.ClientSession(connector=connector)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
+from ipaddress import ip_address
 from typing import Any, cast
 
 from aiohttp import web
@@ -158,6 +159,15 @@ async def direct(
     loop = asyncio.get_running_loop()
     name = host if context is not None else None
     return await loop.create_connection(factory, host, port, ssl=context, server_hostname=name)
+
+
+async def loopback_only(
+    factory: Callable[[], Backend], host: str, port: int, context: ssl.SSLContext | None
+) -> tuple[asyncio.BaseTransport, Backend]:
+    """Connect to this machine's loopback and nowhere else: on a fake kernel a pod's address may be anybody's."""
+    if not ip_address(host).is_loopback:
+        raise ConnectionError(f"{host} exists on a fake kernel only; nothing is sent there")
+    return await direct(factory, host, port, context)
 
 
 async def relay(

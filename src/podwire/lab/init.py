@@ -123,10 +123,13 @@ class Lab:
 
     def _build_underlay(self) -> None:
         from podwire.kernel.link.real import RealLinks
+        from podwire.kernel.nft.real import RealNft
+        from podwire.kernel.route.real import RealRoutes
         from podwire.kernel.sysctl.real import RealSysctl
 
         self.links = RealLinks()
         self.bridge = underlay.build(self.links, RealSysctl(), self.config)
+        underlay.lead_to_pods(RealRoutes(), RealNft(), self.config)
 
     def _start_api(self) -> None:
         sockets = self.launch.api_sockets

@@ -136,6 +136,7 @@ def run_api(config: LabConfig, cluster: ClusterDir, sockets: tuple[socket.socket
         advertise_port=config.api_port if config.dry_kernel else underlay.API_PORT,
         service_cidrs=[str(network) for network in config.service_cidrs],
         cluster_domain=config.domain,
+        loopback=config.dry_kernel,
     )
     _serve(lambda: agent.serve(settings, ready=ready))
 

@@ -8,13 +8,16 @@ underlay0 192.168.71.1/24 ──┬── n0 ═ eth0 192.168.71.10  node-0
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import TypeAlias
 
 from podwire.kernel.link.port import LinkPort
 from podwire.kernel.link.values import Bridge, Veth
+from podwire.kernel.nft.port import NftPort
+from podwire.kernel.route.port import RoutePort
+from podwire.kernel.route.values import Route
 from podwire.kernel.sysctl.port import SysctlPort
-from podwire.lab.config import UNDERLAY, LabConfig
+from podwire.lab.config import NODE_PREFIX, UNDERLAY, LabConfig, Network
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPInterface: TypeAlias = IPv4Interface | IPv6Interface
@@ -59,6 +62,12 @@ def api_addresses(config: LabConfig) -> tuple[IPAddress, ...]:
     return tuple(ip_address(gateway(v)) for v in config.families)
 
 
+def nth_subnet(network: Network, prefix: int, number: int) -> Network:
+    """Return subnet number ``number`` of ``network``: what the controllers give to the node of that number."""
+    size = 1 << (network.max_prefixlen - prefix)
+    return ip_network(f"{network[number * size]}/{prefix}")
+
+
 def url_host(address: IPAddress) -> str:
     """Return an address as it stands in a URL."""
     return f"[{address}]" if address.version == 6 else str(address)
@@ -79,6 +88,26 @@ def build(links: LinkPort, sysctl: SysctlPort, config: LabConfig) -> int:
         links.add_address(bridge.index, ip_interface(f"{gateway(version)}/{UNDERLAY[version].prefixlen}"))
     links.set_up(bridge.index)
     return bridge.index
+
+
+FIREWALL = """\
+table inet podwire-underlay {
+	comment "the underlay carries nodes' packets and routes none: pods reach each other through the fabric alone"
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		reject with icmpx type host-unreachable
+	}
+}
+"""
+
+
+def lead_to_pods(routes: RoutePort, nft: NftPort, config: LabConfig) -> None:
+    """Let the API server reach pods (pods/proxy, services/proxy), and nobody else by this way."""
+    nft.apply(FIREWALL)
+    for index in range(config.nodes):
+        for pods, node in zip(config.pod_cidrs, node_addresses(config, index).ips, strict=True):
+            subnet = nth_subnet(pods, NODE_PREFIX[pods.version], index)
+            routes.replace(Route(subnet, via=node))
 
 
 def plug(links: LinkPort, bridge: int, index: int, netns_fd: int, mtu_bytes: int) -> None:
