@@ -23,6 +23,7 @@ from podwire.model.resources import ENDPOINTSLICES, SERVICES
 from podwire.model.serviceslices import SERVICE_NAME_LABEL
 from podwire.proxy.conntrack import FlowTable
 from podwire.proxy.desired import Here, IPAddress, IPNetwork
+from podwire.proxy.healthcheck import HealthChecks
 from podwire.proxy.programmer import Programmer
 from podwire.proxy.server import ProxyStatus, serve_status
 from podwire.proxy.snapshot import Snapshot
@@ -70,6 +71,7 @@ class ProxyAgent:
         self._snapshot = Snapshot(self._services.objects, self._slices.objects)
         versions = sorted({n.version for n in (*pod_cidrs, *service_cidrs)} | {a.version for a in node_ips})
         self._programmer = Programmer(nft, conntrack, versions or [4], pod_cidrs, service_cidrs)
+        self._checks = HealthChecks(lambda: self.status.healthy, self._clock)
         self._dirty: dict[Key, float] = {}
         self._wake = asyncio.Event()
         self._adoption_s = 0.0
@@ -86,6 +88,8 @@ class ProxyAgent:
                 group.create_task(self._slices.run())
                 group.create_task(self._reconcile_for_ever())
                 group.create_task(self._watch_kernel())
+                if self._listen:
+                    group.create_task(self._checks.run())
         finally:
             for server in servers:
                 server.close()
@@ -153,7 +157,9 @@ class ProxyAgent:
         start_s = self._clock.monotonic()
         whole = not self._programmer.adopted
         keys = self._snapshot.keys() if whole else batch.keys()
-        outcome = self._programmer.program({k: self._snapshot.plan(k, self._here) for k in keys})
+        plans = {k: self._snapshot.plan(k, self._here) for k in keys}
+        outcome = self._programmer.program(plans)
+        self._checks.note(plans, whole=whole)
         now_s = self._clock.monotonic()
         for key, problems in outcome.problems.items():
             self._tell(key, problems)

@@ -22,9 +22,11 @@ class Page:
     body: str
     status: int = 200
     content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Routes = Mapping[str, Callable[[], Page]]
+EVERYWHERE = "*"  # a route for every path that has none of its own
 
 
 async def serve_pages(host: str | None, port: int, routes: Routes) -> asyncio.Server:
@@ -62,7 +64,7 @@ def _respond(raw: bytes, routes: Routes) -> bytes:
     method, target, _ = words
     if method not in ("GET", "HEAD"):
         return _encode(Page("method not allowed\n", 405), head=False)
-    route = routes.get(target.split("?", 1)[0])
+    route = routes.get(target.split("?", 1)[0]) or routes.get(EVERYWHERE)
     return _encode(route() if route else Page("404 page not found\n", 404), head=method == "HEAD")
 
 
@@ -70,6 +72,7 @@ def _encode(page: Page, *, head: bool) -> bytes:
     body = page.body.encode()
     header = (
         f"HTTP/1.1 {page.status} {_REASONS.get(page.status, 'Status')}\r\nContent-Type: {page.content_type}\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n"
     )
+    header += "".join(f"{name}: {value}\r\n" for name, value in page.headers) + "\r\n"
     return header.encode() + (b"" if head else body)
