@@ -65,9 +65,10 @@ def _on_terminal(connection: socket.socket, request: dict[str, Any]) -> int:
     signal.signal(signal.SIGWINCH, lambda *_: _copy_size(master))
     control.send(connection, request | {"tty": True}, (slave, slave, slave))
     os.close(slave)
+    line = connection.fileno()
     with _raw(0):
         while True:
-            ready, _, _ = select.select([0, master, connection], [], [])
+            ready, _, _ = select.select([0, master, line], [], [])
             if master in ready:
                 try:
                     os.write(1, os.read(master, 65536))
@@ -75,7 +76,7 @@ def _on_terminal(connection: socket.socket, request: dict[str, Any]) -> int:
                     break
             elif 0 in ready:
                 os.write(master, os.read(0, 65536))
-            elif connection in ready:
+            elif line in ready:
                 break
     return int(control.receive_answer(connection, "node-exec")["exit"])
 
