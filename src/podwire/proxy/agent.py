@@ -21,6 +21,7 @@ from podwire.model.errors import MachineError, Problem
 from podwire.model.objects import Key, Obj, labels_of
 from podwire.model.resources import ENDPOINTSLICES, SERVICES
 from podwire.model.serviceslices import SERVICE_NAME_LABEL
+from podwire.proxy.apply.nftables import NftablesDataplane
 from podwire.proxy.conntrack import FlowTable
 from podwire.proxy.desired import Here, IPAddress, IPNetwork
 from podwire.proxy.healthcheck import HealthChecks
@@ -70,7 +71,8 @@ class ProxyAgent:
         self._slices = Informer(client, ENDPOINTSLICES, clock=clock, trim=trim_slice)
         self._snapshot = Snapshot(self._services.objects, self._slices.objects)
         versions = sorted({n.version for n in (*pod_cidrs, *service_cidrs)} | {a.version for a in node_ips})
-        self._programmer = Programmer(nft, conntrack, versions or [4], pod_cidrs, service_cidrs)
+        dataplane = NftablesDataplane(nft, versions or [4], pod_cidrs, service_cidrs)
+        self._programmer = Programmer(dataplane, conntrack)
         self._checks = HealthChecks(lambda: self.status.healthy, self._clock)
         self._dirty: dict[Key, float] = {}
         self._wake = asyncio.Event()

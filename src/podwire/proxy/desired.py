@@ -15,14 +15,18 @@ IPNetwork: TypeAlias = IPv4Network | IPv6Network
 TCP, UDP, SCTP = 6, 17, 132
 PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
 
-Exposure = Literal["cluster", "external", "external-local"]
+Exposure = Literal["cluster", "cluster-local", "external", "external-local"]
 """How the address is meant to be reached, which decides the source address that endpoints see.
 
 cluster          a ClusterIP: masquerade only sources outside the pod networks
+cluster-local    the same with internalTrafficPolicy Local: ``targets`` are those of this node
 external         node ports, external and load-balancer IPs, policy Cluster: always masquerade
 external-local   the same, policy Local: keep the source of off-cluster clients, give them local endpoints
                  only; pods and the node itself reach every endpoint
 """
+
+Kind = Literal["cluster IP", "external IP", "loadbalancer IP", "node port"]
+"""What the address is to the Service."""
 
 Refusal = Literal["reject", "drop"]
 """What a frontend without endpoints does: answer RST or port unreachable, or say nothing."""
@@ -53,6 +57,7 @@ class Frontend:
 
     key: FrontKey
     name: str  # "namespace/name:port"
+    kind: Kind
     exposure: Exposure
     targets: tuple[Target, ...]
     local_targets: tuple[Target, ...] = ()

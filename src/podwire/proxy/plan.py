@@ -22,6 +22,7 @@ from podwire.proxy.desired import (
     Here,
     IPAddress,
     IPNetwork,
+    Kind,
     ServiceRules,
     Target,
 )
@@ -250,14 +251,14 @@ def _frontends(
         choice = choices[address.version]
         targets = choice.local_targets if inside_local else choice.all_targets
         yield Frontend(
-            FrontKey(address, protocol, number), name, "cluster", targets,
-            refusal="drop" if inside_local and choice.cluster else "reject", affinity_s=affinity_s,
+            FrontKey(address, protocol, number), name, "cluster IP", "cluster-local" if inside_local else "cluster",
+            targets, refusal="drop" if inside_local and choice.cluster else "reject", affinity_s=affinity_s,
         )  # fmt: skip
     outside: Exposure = "external-local" if spec.get("externalTrafficPolicy") == "Local" else "external"
-    for address, outer_port, sources in _outside_addresses(service, port, cluster_ips, here, report):
+    for kind, address, outer_port, sources in _outside_addresses(service, port, cluster_ips, here, report):
         choice = choices[address.version]
         yield Frontend(
-            FrontKey(address, protocol, outer_port), name, outside, choice.all_targets,
+            FrontKey(address, protocol, outer_port), name, kind, outside, choice.all_targets,
             choice.local_targets if outside == "external-local" else (),
             affinity_s=affinity_s, sources=sources,
         )  # fmt: skip
@@ -265,24 +266,23 @@ def _frontends(
 
 def _outside_addresses(
     service: Obj, port: Mapping[str, Any], cluster_ips: Sequence[IPAddress], here: Here, report: Report
-) -> Iterator[tuple[IPAddress, int, tuple[IPNetwork, ...] | None]]:
-    """Yield (address, port, allowed sources) of external IPs, load-balancer IPs and node ports."""
+) -> Iterator[tuple[Kind, IPAddress, int, tuple[IPNetwork, ...] | None]]:
+    """Yield (kind, address, port, allowed sources) of external IPs, load-balancer IPs and node ports."""
     spec = service["spec"]
     for address in _addresses(spec.get("externalIPs") or (), "spec.externalIPs", report):
-        yield address, port["port"], None
-    kind = spec.get("type", "ClusterIP")
-    if kind == "LoadBalancer":
+        yield "external IP", address, port["port"], None
+    if spec.get("type") == "LoadBalancer":
         ingress = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
         # ipMode Proxy: the balancer itself must see the traffic, from pods too (KEP-1860).
         texts = [i["ip"] for i in ingress if i.get("ip") and i.get("ipMode", "VIP") == "VIP"]
         for address in _addresses(texts, "status.loadBalancer.ingress", report):
-            yield address, port["port"], _sources(spec, address.version, report)
+            yield "loadbalancer IP", address, port["port"], _sources(spec, address.version, report)
     node_port = port.get("nodePort") or 0
-    if kind in ("NodePort", "LoadBalancer") and node_port:
+    if spec.get("type") in ("NodePort", "LoadBalancer") and node_port:
         families = {a.version for a in cluster_ips}
         for address in here.addresses:
             if address.version in families:
-                yield address, node_port, None
+                yield "node port", address, node_port, None
 
 
 def _sources(spec: Mapping[str, Any], version: int, report: Report) -> tuple[IPNetwork, ...] | None:

@@ -15,6 +15,7 @@ import pytest
 from podwire.kernel import libc
 from podwire.kernel.nft.real import RealNft, find_nft
 from podwire.model.objects import Key, Obj
+from podwire.proxy.apply.nftables import NftablesDataplane
 from podwire.proxy.desired import Here
 from podwire.proxy.plan import plan_service
 from podwire.proxy.programmer import Programmer
@@ -60,7 +61,9 @@ def test_the_table_reads_well() -> None:
     finally:
         libc.setns(before, libc.CLONE_NEWNET)
         os.close(before)
-    programmer = Programmer(nft, None, [4], [ip_network("10.244.0.0/16")], [ip_network("10.96.0.0/12")])
+    programmer = Programmer(
+        NftablesDataplane(nft, [4], [ip_network("10.244.0.0/16")], [ip_network("10.96.0.0/12")]), None
+    )
     here = Here("n1", (ip_address("192.168.71.11"),))
     programmer.program({Key("default", "web"): plan_service(service(), [piece()], here)})
     text = nft.list_table("inet", "podwire-proxy")

@@ -23,6 +23,7 @@ from podwire.kernel import libc
 from podwire.kernel.conntrack.real import RealConntrack
 from podwire.kernel.nft.real import RealNft
 from podwire.model.objects import Key, Obj
+from podwire.proxy.apply.nftables import NftablesDataplane
 from podwire.proxy.desired import Here
 from podwire.proxy.plan import plan_service
 from podwire.proxy.programmer import Programmer
@@ -215,7 +216,7 @@ class Proxy:
     def fresh(self) -> Programmer:
         p = self.world.plan
         nets = [ip_network(p.cluster_net)], [ip_network(p.service_net)]
-        return Programmer(self.nft, self.flows, [p.v], *nets)
+        return Programmer(NftablesDataplane(self.nft, [p.v], *nets), self.flows)
 
     def set(self, service: Obj | None, *slices: Obj) -> int:
         here = Here("node", (ip_address(self.world.plan.node),))

@@ -15,6 +15,7 @@ from podwire.model.errors import MachineError
 from podwire.model.objects import Key, Obj, key_of
 from podwire.model.resources import ENDPOINTSLICES, SERVICES
 from podwire.proxy.agent import ProxyAgent
+from podwire.proxy.apply.nftables import NftablesDataplane
 from podwire.proxy.desired import Here
 from podwire.proxy.plan import plan_service
 from podwire.proxy.programmer import Programmer
@@ -64,7 +65,7 @@ class Node:
 
     def __init__(self, nft: FakeNft | None = None, flows: Flows | None = None) -> None:
         self.nft = nft or FakeNft()
-        self.programmer = Programmer(self.nft, flows, [4], *NETS)
+        self.programmer = Programmer(NftablesDataplane(self.nft, [4], *NETS), flows)
 
     def program(self, *pairs: tuple[Obj, Obj | None], gone: tuple[str, ...] = ()) -> Any:
         plans: dict[Key, Any] = {Key("default", name): None for name in gone}

@@ -66,12 +66,17 @@ def elements(rules: ServiceRules) -> Iterator[tuple[str, Element]]:
     label = str(rules.service)
     for address in rules.cluster_ips:
         yield "cluster-ips" + _suffix(address.version), Element(address.packed, comment=label)
-    for address in rules.hairpins:
-        yield "hairpins" + _suffix(address.version), Element(address.packed * 2)
+    yield from hairpins(rules)
     for frontend in rules.frontends:
         suffix = _suffix(frontend.key.address.version)
         for name, element in _frontend_elements(frontend):
             yield name + suffix, element
+
+
+def hairpins(rules: ServiceRules) -> Iterator[tuple[str, Element]]:
+    """Yield (set, element) of the pods that may reach themselves through the Service."""
+    for address in rules.hairpins:
+        yield "hairpins" + _suffix(address.version), Element(address.packed * 2)
 
 
 def _frontend_elements(f: Frontend) -> Iterator[tuple[str, Element]]:

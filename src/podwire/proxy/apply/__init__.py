@@ -1,0 +1,1 @@
+"""Rendered rules -> this machine's kernel, one file a mode."""
