@@ -83,6 +83,8 @@ def build(links: LinkPort, sysctl: SysctlPort, config: LabConfig) -> int:
     links.set_up(loopback.index)
     for knob in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
         sysctl.set(knob, "1")
+    for family in ("ip", "ip6"):  # a switch: what it bridges is no business of its own firewall
+        sysctl.set(f"net/bridge/bridge-nf-call-{family}tables", "0")
     bridge = links.create(Bridge(BRIDGE, mtu_bytes=config.underlay_mtu_bytes))
     for version in config.families:
         links.add_address(bridge.index, ip_interface(f"{gateway(version)}/{UNDERLAY[version].prefixlen}"))
