@@ -1,12 +1,13 @@
-"""nftables in memory: tables, sets and chains by name, elements by key. No rule is run."""
+"""nftables in memory: tables, sets and chains by name, elements by key, rules as values. No rule is run."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from podwire.kernel.nft.port import Element, ElementChange, Rule
+from podwire.kernel.nft.port import ChainChange, Change, Element, ElementChange, FilterRule, Rule, SetChange
 from podwire.model.errors import AlreadyInUse, MachineError
+from podwire.wire.nffilter import InSet
 
 _TOKEN = re.compile(r'"[^"]*"|[{};]|[^\s{};"]+')
 _Sets = dict[str, dict[bytes, Element]]
@@ -17,7 +18,8 @@ class FakeNft:
 
     def __init__(self) -> None:
         self.scripts: list[str] = []
-        self.changes: list[tuple[ElementChange, ...]] = []
+        self.changes: list[tuple[Change, ...]] = []
+        self.filters: dict[tuple[str, str, str], tuple[FilterRule, ...]] = {}
         self.rules: list[Rule] = []
         self.tables: dict[tuple[str, str], _Sets] = {}
         self.chains: dict[tuple[str, str], set[str]] = {}
@@ -33,26 +35,37 @@ class FakeNft:
         chains = {name: set(c) for name, c in self.chains.items()}
         _Script(tokens, tables, chains).run()
         self.tables, self.chains = tables, chains
+        self.filters = {where: rules for where, rules in self.filters.items() if where[2] in chains.get(where[:2], ())}
         for table in tables:
             self._text[table] = script
         self.scripts.append(script)
         self._generation += 1
 
-    def change(self, changes: Sequence[ElementChange]) -> None:
+    def change(self, changes: Sequence[Change]) -> None:
         """Apply the changes, all or none."""
         self._maybe_fail()
         tables = dict(self.tables)
+        chains = {name: set(c) for name, c in self.chains.items()}
+        rules = dict(self.filters)
         for change in changes:
             table = (change.family, change.table)
-            if table not in tables or change.set not in tables[table]:
-                raise _error("change", f"{change.family} {change.table} {change.set}", "No such file or directory")
+            if table not in tables:
+                raise _error("change", f"{change.family} {change.table}", "No such file or directory")
+            if isinstance(change, ChainChange):
+                _change_chain(change, chains[table], tables[table], rules)
+                continue
             tables[table] = dict(tables[table])
-            tables[table][change.set] = self._changed(change, dict(tables[table][change.set]))
-        self.tables = tables
+            if isinstance(change, SetChange):
+                _change_set(change, tables[table], rules)
+                continue
+            if change.set not in tables[table]:
+                raise _error("change", f"{change.family} {change.table} {change.set}", "No such file or directory")
+            tables[table][change.set] = self._changed(change, dict(tables[table][change.set]), chains[table])
+        self.tables, self.chains, self.filters = tables, chains, rules
         self.changes.append(tuple(changes))
         self._generation += 1
 
-    def _changed(self, change: ElementChange, held: dict[bytes, Element]) -> dict[bytes, Element]:
+    def _changed(self, change: ElementChange, held: dict[bytes, Element], chains: set[str]) -> dict[bytes, Element]:
         where = f"{change.family} {change.table} {change.set}"
         for e in change.delete:
             if held.pop(e.key + (e.key_end or b""), None) is None:
@@ -65,7 +78,7 @@ class FakeNft:
                     "kernel/nft", "add element to", f"{where}: {e.comment or e.key.hex()}", "File exists"
                 )
             word, _, chain = e.verdict.partition(" ")
-            if word in ("jump", "goto") and chain not in self.chains[change.family, change.table]:
+            if word in ("jump", "goto") and chain not in chains:
                 raise _error("add element to", f"{where}: {chain}", "No such file or directory")
             held[key] = e if old is None else old
         return held
@@ -99,6 +112,42 @@ class FakeNft:
         failure, self.fail_next = self.fail_next, None
         if failure is not None:
             raise failure
+
+
+def _change_chain(
+    change: ChainChange, chains: set[str], sets: _Sets, rules: dict[tuple[str, str, str], tuple[FilterRule, ...]]
+) -> None:
+    where = (change.family, change.table, change.chain)
+    if change.rules is None:
+        if change.chain not in chains:
+            raise _error("delete chain", " ".join(where), "No such file or directory")
+        chains.discard(change.chain)
+        rules.pop(where, None)
+        if any(f"{r.verdict} ".split()[1:] == [change.chain] for rs in rules.values() for r in rs):
+            raise _error("delete chain", " ".join(where), "Device or resource busy")
+        return
+    chains.add(change.chain)
+    for rule in change.rules:
+        missing = [m.set for m in rule.matches if isinstance(m, InSet) and m.set not in sets]
+        missing += [c for c in rule.verdict.split()[1:] if c not in chains]
+        if missing:
+            raise _error("add rule to", f"{' '.join(where)}: {missing[0]}", "No such file or directory")
+    rules[where] = change.rules
+
+
+def _change_set(change: SetChange, sets: _Sets, rules: dict[tuple[str, str, str], tuple[FilterRule, ...]]) -> None:
+    if change.kind is not None:
+        sets.setdefault(change.set, {})
+        return
+    name = f"{change.family} {change.table} {change.set}"
+    if change.set not in sets:
+        raise _error("delete set", name, "No such file or directory")
+    used = (
+        m for (f, t, _), rs in rules.items() if (f, t) == (change.family, change.table) for r in rs for m in r.matches
+    )
+    if any(isinstance(m, InSet) and m.set == change.set for m in used):
+        raise _error("delete set", name, "Device or resource busy")
+    del sets[change.set]
 
 
 class _Script:

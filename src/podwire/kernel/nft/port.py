@@ -1,20 +1,21 @@
 """What may be asked of nftables in one network namespace.
 
 Two ways in. ``apply`` takes a whole script in nft's own syntax: for skeletons (tables, chains, rules),
-at start. ``change`` moves set and map elements in one atomic batch over nfnetlink, with no process: for
-everything that happens afterwards.
+at start. ``change`` moves set and map elements, and chains and sets of plain filter rules, in one atomic batch
+over nfnetlink, with no process: for everything that happens afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from podwire.wire.nffilter import FilterRule, SetKind
 from podwire.wire.nfnetlink import Element
 from podwire.wire.nfrules import Rule
 
-__all__ = ["Element", "ElementChange", "NftPort", "Rule"]
+__all__ = ["ChainChange", "Change", "Element", "ElementChange", "FilterRule", "NftPort", "Rule", "SetChange", "SetKind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,29 @@ class ElementChange:
     delete: tuple[Element, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ChainChange:
+    """A chain that is to hold these rules and no others, made if need be. ``rules`` None: it goes."""
+
+    family: str
+    table: str
+    chain: str
+    rules: tuple[FilterRule, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetChange:
+    """A set or verdict map that is to be there. ``kind`` None: it goes, with its elements."""
+
+    family: str
+    table: str
+    set: str
+    kind: SetKind | None
+
+
+Change: TypeAlias = ElementChange | ChainChange | SetChange
+
+
 class NftPort(Protocol):
     """nftables of one namespace. Errors: MachineError (room "kernel/nft"), with nft's own words."""
 
@@ -38,8 +62,8 @@ class NftPort(Protocol):
         """Apply a script atomically (`nft -f -`)."""
         ...
 
-    def change(self, changes: Sequence[ElementChange]) -> None:
-        """Apply element changes: one transaction where it fits the socket, else in order, in chunks.
+    def change(self, changes: Sequence[Change]) -> None:
+        """Apply changes in order: one transaction where it fits the socket, else in chunks.
 
         Adding what is there with the same value changes nothing; with another value it is an error
         (AlreadyInUse), as is deleting what is not there. The transaction that fails changes nothing.

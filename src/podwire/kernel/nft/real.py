@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from podwire.kernel import libc
-from podwire.kernel.nft.port import Element, ElementChange, Rule
+from podwire.kernel.nft.port import ChainChange, Change, Element, ElementChange, Rule, SetChange
 from podwire.model.errors import AlreadyInUse, MachineError, NotPermitted, Unsupported
+from podwire.wire import nffilter, nfrules
 from podwire.wire import nfnetlink as wire
-from podwire.wire import nfrules
 
 _ROOM = "kernel/nft"
 _NETLINK_NETFILTER = 12
@@ -63,8 +63,8 @@ class RealNft:
             return None
         raise _error("list", f"table {family} {table}", done.stderr.strip())
 
-    def change(self, changes: Sequence[ElementChange]) -> None:
-        """Apply element changes; see the port. Raises MachineError naming the element."""
+    def change(self, changes: Sequence[Change]) -> None:
+        """Apply changes; see the port. Raises MachineError naming the element, rule or set."""
         pending: list[_Sent] = []
         size = wire.BATCH_FRAME_BYTES
         for sent in self._messages(changes):
@@ -83,7 +83,7 @@ class RealNft:
             self._sequence += 1
             raw = nfrules.encode_rule(rule, self._sequence)
             name = f"{rule.family} {rule.table} {rule.chain}"
-            pending.append(_Sent(self._sequence, raw, nfrules.NEWRULE, name, ()))
+            pending.append(_Sent(self._sequence, raw, "add rule to", name, ()))
         if pending:
             self._commit(pending)
 
@@ -149,21 +149,60 @@ class RealNft:
             return None
         return lambda: libc.setns(self._netns, libc.CLONE_NEWNET)
 
-    def _messages(self, changes: Sequence[ElementChange]) -> Iterator[_Sent]:
+    def _messages(self, changes: Sequence[Change]) -> Iterator[_Sent]:
         for change in changes:
-            name = f"{change.family} {change.table} {change.set}"
-            for kind, encode, elements in (
-                (wire.DELSETELEM, wire.encode_key, change.delete),
-                (wire.NEWSETELEM, wire.encode_element, change.add),
+            if isinstance(change, ElementChange):
+                yield from self._element_messages(change)
+            elif isinstance(change, ChainChange):
+                yield from self._chain_messages(change)
+            else:
+                yield self._set_message(change)
+
+    def _element_messages(self, change: ElementChange) -> Iterator[_Sent]:
+        name = f"{change.family} {change.table} {change.set}"
+        for kind, encode, elements in (
+            (wire.DELSETELEM, wire.encode_key, change.delete),
+            (wire.NEWSETELEM, wire.encode_element, change.add),
+        ):
+            encoded = [encode(e) for e in elements]
+            first = 0
+            for raw, count in wire.element_messages(
+                kind, change.family, change.table, change.set, encoded, self._sequence + 1
             ):
-                encoded = [encode(e) for e in elements]
-                first = 0
-                for raw, count in wire.element_messages(
-                    kind, change.family, change.table, change.set, encoded, self._sequence + 1
-                ):
-                    self._sequence += 1
-                    yield _Sent(self._sequence, raw, kind, name, elements[first : first + count])
-                    first += count
+                self._sequence += 1
+                act = "add element to" if kind == wire.NEWSETELEM else "delete element from"
+                yield _Sent(self._sequence, raw, act, name, elements[first : first + count])
+                first += count
+
+    def _chain_messages(self, change: ChainChange) -> Iterator[_Sent]:
+        family, table, chain = change.family, change.table, change.chain
+        name = f"{family} {table} {chain}"
+
+        def sent(act: str, raw: bytes) -> _Sent:
+            return _Sent(self._sequence, raw, act, name, ())
+
+        self._sequence += 1
+        if change.rules is not None:
+            yield sent("make chain", nffilter.new_chain(family, table, chain, self._sequence))
+            self._sequence += 1
+        yield sent("flush chain", nffilter.flush_chain(family, table, chain, self._sequence))
+        if change.rules is None:
+            self._sequence += 1
+            yield sent("delete chain", nffilter.delete_chain(family, table, chain, self._sequence))
+        for rule in change.rules or ():
+            self._sequence += 1
+            yield sent(
+                f"add rule ({rule.comment or rule.verdict}) to",
+                nffilter.new_rule(family, table, chain, rule, self._sequence),
+            )
+
+    def _set_message(self, change: SetChange) -> _Sent:
+        self._sequence += 1
+        where = (change.family, change.table, change.set)
+        name = " ".join(where)
+        if change.kind is None:
+            return _Sent(self._sequence, nffilter.delete_set(*where, self._sequence), "delete set", name, ())
+        return _Sent(self._sequence, nffilter.new_set(*where, change.kind, self._sequence), "make set", name, ())
 
     def _commit(self, pending: Sequence[_Sent]) -> None:
         self._sequence += 1
@@ -210,10 +249,10 @@ class RealNft:
 class _Sent:
     """A message on its way, with what is needed to name a refused element."""
 
-    __slots__ = ("elements", "kind", "name", "raw", "sequence")
+    __slots__ = ("act", "elements", "name", "raw", "sequence")
 
-    def __init__(self, sequence: int, raw: bytes, kind: int, name: str, elements: Sequence[Element]) -> None:
-        self.sequence, self.raw, self.kind, self.name, self.elements = sequence, raw, kind, name, elements
+    def __init__(self, sequence: int, raw: bytes, act: str, name: str, elements: Sequence[Element]) -> None:
+        self.sequence, self.raw, self.act, self.name, self.elements = sequence, raw, act, name, elements
 
 
 def _open_socket() -> socket.socket:
@@ -246,8 +285,7 @@ def _kernel_error(act: str, object: str, reply: wire.Reply) -> MachineError:
 def _change_error(sent: _Sent | None, reply: wire.Reply, fallback: str) -> MachineError:
     if sent is None:
         return _kernel_error("change", fallback, reply)
-    acts = {wire.NEWSETELEM: "add element to", wire.DELSETELEM: "delete element from", nfrules.NEWRULE: "add rule to"}
-    act = acts[sent.kind]
+    act = sent.act
     index = wire.refused_element(sent.raw, reply.offset) if reply.offset else -1
     if 0 <= index < len(sent.elements):
         element = sent.elements[index]
