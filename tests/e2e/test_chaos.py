@@ -108,7 +108,9 @@ def settled(lab: Lab) -> bool:
         ports = lab.node(node, "sh", "-c", "ls /sys/class/net/cni0/brif 2>/dev/null || true").split()
         assert len(ports) == len(mine), f"{node}: {len(ports)} veths for {len(mine)} pods"
         pinned = lab.node(node, "sh", "-c", "ls /run/podwire/netns | grep -c . || true").strip()
-        assert int(pinned) >= len(mine), f"{node}: {pinned} namespaces for {len(mine)} pods"
+        assert int(pinned) == len(mine), f"{node}: {pinned} namespaces for {len(mine)} pods"
         held = lab.node(node, "sh", "-c", "find /var/lib/podwire/cni -name '10.244.*' | wc -l").strip()
         assert int(held) == len(mine), f"{node}: {held} addresses held for {len(mine)} pods"
+        peers = lab.node(node, "sh", "-c", "ip route show dev flannel.1 | wc -l").strip()
+        assert int(peers) == len(NODES) - 1, f"{node}: {peers} routes to other nodes"
     return True

@@ -30,14 +30,18 @@ Ready = Callable[[], None]
 API_MODULES = ("aiohttp", "uvloop", "orjson", "podwire.client.http")
 NODE_MODULES = (
     "cryptography.x509",
+    "podwire.cni.conflist",
+    "podwire.cni.network",
     "podwire.cni.real",
     "podwire.cni.server",
     "podwire.controllers.agent",
     "podwire.dns.main",
+    "podwire.dns.manifests",
     "podwire.fabric.agent",
     "podwire.kernel.conntrack.real",
     "podwire.kernel.link.monitor",
     "podwire.kernel.nft.real",
+    "podwire.lab.addons",
     "podwire.node.agent",
     "podwire.node.runtime.real",
     "podwire.node.runtime.shim",
