@@ -6,7 +6,6 @@ Registers are numbered by 4 bytes, 0 to 15. Integers of nf_tables are in network
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from podwire.wire.nfnetlink import FAMILIES, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, attribute, message

@@ -21,9 +21,12 @@ import pytest
 
 from podwire.kernel import libc
 from podwire.kernel.conntrack.real import RealConntrack
+from podwire.kernel.iptables.real import RealIptables
 from podwire.kernel.nft.real import RealNft
 from podwire.model.objects import Key, Obj
+from podwire.proxy.apply.iptables import IptablesDataplane
 from podwire.proxy.apply.nftables import NftablesDataplane
+from podwire.proxy.apply.port import Dataplane
 from podwire.proxy.desired import Here
 from podwire.proxy.plan import plan_service
 from podwire.proxy.programmer import Programmer
@@ -207,16 +210,22 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 class Proxy:
     """The programmer in the node's namespace, given objects."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, mode: str) -> None:
+        self.world, self.mode = world, mode
         self.nft = world.within("node", RealNft)
+        self.iptables = world.within("node", RealIptables)
         self.flows = world.within("node", RealConntrack)
         self.programmer = self.fresh()
 
     def fresh(self) -> Programmer:
+        return Programmer(self.dataplane(self.mode), self.flows)
+
+    def dataplane(self, mode: str) -> Dataplane:
         p = self.world.plan
         nets = [ip_network(p.cluster_net)], [ip_network(p.service_net)]
-        return Programmer(NftablesDataplane(self.nft, [p.v], *nets), self.flows)
+        if mode == "iptables":
+            return IptablesDataplane(self.iptables, [p.v], *nets, self.nft.generation)
+        return NftablesDataplane(self.nft, [p.v], *nets)
 
     def set(self, service: Obj | None, *slices: Obj) -> int:
         here = Here("node", (ip_address(self.world.plan.node),))
@@ -226,13 +235,14 @@ class Proxy:
         return outcome.changed
 
 
-@pytest.fixture
-def proxy(world: World) -> Iterator[Proxy]:
-    p = Proxy(world)
+@pytest.fixture(params=["nftables", "iptables"])
+def proxy(world: World, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    p = Proxy(world, request.param)
     yield p
-    if p.nft.list_table("inet", "podwire-proxy") is not None:
-        p.nft.apply("delete table inet podwire-proxy")
+    for mode in ("nftables", "iptables"):
+        p.dataplane(mode).remove()
     p.nft.close()
+    p.iptables.close()
     p.flows.close()
 
 
@@ -406,7 +416,12 @@ def test_a_foreign_edit_is_noticed_and_repaired(world: World, proxy: Proxy) -> N
     proxy.set(service(world), slice_of(world, "p2"))
     assert not proxy.programmer.disturbed()
     six = "6" if world.plan.v == 6 else ""
-    proxy.nft.apply(f"flush map inet podwire-proxy tcp-endpoints{six}\nflush chain inet podwire-proxy services{six}")
+    if proxy.mode == "iptables":
+        chains = ":KUBE-SERVICES - [0:0]\n:POSTROUTING ACCEPT [0:0]\n"
+        proxy.iptables.restore(world.plan.v, f"*nat\n{chains}COMMIT\n")
+    else:
+        table = "inet podwire-proxy"
+        proxy.nft.apply(f"flush map {table} tcp-endpoints{six}\nflush chain {table} services{six}")
     assert proxy.programmer.disturbed()
     proxy.programmer.forget()
     proxy.set(service(world), slice_of(world, "p2"))
@@ -418,8 +433,11 @@ def test_a_deleted_service_leaves_nothing(world: World, proxy: Proxy) -> None:
     proxy.set(service(world, **spec), slice_of(world, "p2", "p3", "far"))
     world.ask("p1", world.plan.vip, 80)
     proxy.set(None)
-    text = proxy.nft.list_table("inet", "podwire-proxy")
-    assert text is not None
+    if proxy.mode == "iptables":
+        text: str | None = proxy.iptables.save(world.plan.v)
+    else:
+        text = proxy.nft.list_table("inet", "podwire-proxy")
+    assert text
     assert "default/web" not in text
     assert world.plan.pods["p2"] not in text
 
@@ -463,3 +481,27 @@ def test_established_connections_outlive_changes_and_restarts(world: World, prox
             proxy.set(service(world), slice_of(world, "p3"))
             client.sendall(b"still here")
             assert accepted.recv(100) == b"still here"
+
+
+def test_modes_change_under_a_live_connection_and_leave_nothing(world: World, proxy: Proxy) -> None:
+    def listen() -> socket.socket:
+        return socket.create_server((world.plan.pods["p2"], 9100), family=world.family)
+
+    other = "nftables" if proxy.mode == "iptables" else "iptables"
+    proxy.set(service(world), slice_of(world, "p2", port=9100))
+    with (
+        world.within("p2", listen) as server,
+        world.within("outside", lambda: socket.create_connection((world.plan.vip, 80), timeout=1)) as client,
+    ):
+        accepted, _ = server.accept()
+        with accepted:
+            for mode, old in ((other, proxy.mode), (proxy.mode, other)):
+                proxy.programmer.switch(proxy.dataplane(mode))
+                proxy.set(service(world), slice_of(world, "p2", port=9100))
+                proxy.dataplane(old).remove()
+                client.sendall(b"still here")
+                assert accepted.recv(100) == b"still here"
+                table, chains = proxy.nft.list_table("inet", "podwire-proxy"), proxy.iptables.save(world.plan.v)
+                assert (table is None, "KUBE-" in chains) == (mode == "iptables", mode == "iptables")
+        again = world.within("outside", lambda: socket.create_connection((world.plan.vip, 80), timeout=1))
+        again.close()
