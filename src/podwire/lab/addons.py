@@ -1,4 +1,4 @@
-"""What a cluster holds from its first second: the cluster DNS and flannel's ConfigMap."""
+"""What a cluster holds from its first second: cluster DNS, flannel's ConfigMap, load-balancer addresses."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 
 from podwire.client.errors import AlreadyExists
 from podwire.client.port import Client
+from podwire.lab import underlay
 from podwire.lab.config import LabConfig
+from podwire.model.loadbalancers import POOLS
 from podwire.model.objects import Obj
 from podwire.model.resources import (
     CLUSTERROLEBINDINGS,
     CLUSTERROLES,
     CONFIGMAPS,
+    CRDS,
     DEPLOYMENTS,
     NAMESPACES,
     SERVICEACCOUNTS,
@@ -20,8 +23,10 @@ from podwire.model.resources import (
 
 _RESOURCES = {
     r.kind: r
-    for r in (CLUSTERROLEBINDINGS, CLUSTERROLES, CONFIGMAPS, DEPLOYMENTS, NAMESPACES, SERVICEACCOUNTS, SERVICES)
-}
+    for r in (
+        CLUSTERROLEBINDINGS, CLUSTERROLES, CONFIGMAPS, CRDS, DEPLOYMENTS, NAMESPACES, POOLS, SERVICEACCOUNTS, SERVICES,
+    )
+}  # fmt: skip
 
 
 def flannel_objects(config: LabConfig) -> list[Obj]:
@@ -56,10 +61,14 @@ def flannel_objects(config: LabConfig) -> list[Obj]:
 
 async def ensure(client: Client, config: LabConfig) -> None:
     """Create what is missing; what is there stays as a person may have changed it."""
+    from podwire.controllers.loadbalancers import manifests as loadbalancers
     from podwire.dns import manifests
+    from podwire.proxy import modes
 
     addresses = [str(network[10]) for network in config.service_cidrs]
-    for obj in [*flannel_objects(config), *manifests.objects(addresses, domain=config.domain)]:
+    pools = [loadbalancers.definition(), loadbalancers.pool("default", underlay.pool_ranges(config))]
+    proxy = modes.config_map(config.proxy_mode, config.pod_cidrs)
+    for obj in [*flannel_objects(config), proxy, *manifests.objects(addresses, domain=config.domain), *pools]:
         try:
             await client.create(_RESOURCES[obj["kind"]], obj)
         except AlreadyExists:

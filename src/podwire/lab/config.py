@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from podwire.model.errors import BadInput, Problem
+from podwire.proxy import modes
 
 IPFamily = Literal["ipv4", "ipv6", "dual"]
 Backend = Literal["vxlan", "host-gw"]
+CniProfile = Literal["podwire", "flannel"]
+ProxyMode = Literal["nftables", "iptables"]
 Network: TypeAlias = IPv4Network | IPv6Network
 
 MAX_NODES = 200  # node addresses are 192.168.71.10 .. .209
@@ -51,12 +54,14 @@ class LabConfig:
     pod_cidrs: tuple[Network, ...] = (IPv4Network("10.244.0.0/16"),)
     service_cidrs: tuple[Network, ...] = (IPv4Network("10.96.0.0/12"),)
     backend: Backend = "vxlan"
+    proxy_mode: ProxyMode = "nftables"
     underlay_mtu_bytes: int = 1500
     images: Mapping[str, str] = field(default_factory=dict)
     publish: tuple[Publish, ...] = ()
     api_port: int = 0  # on 127.0.0.1; 0: 6443 when it is free, else one that is
     dry_kernel: bool = False
     domain: str = "cluster.local"
+    cni_profile: CniProfile = "podwire"  # flannel: pods are connected as ever, and no policy is enforced
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -74,7 +79,7 @@ _PUBLISH = re.compile(
     r"(?:(?P<host>\[[0-9a-fA-F:]+\]|[0-9.]+):)?(?P<port>\d+):svc/(?:(?P<ns>[^/]+)/)?(?P<name>[^/:]+):(?P<sport>[a-z0-9-]+)"
 )
 _FIELDS = {
-    "name", "nodes", "ipFamily", "podCIDR", "serviceCIDR", "backend", "mtu", "images", "publish", "apiPort"
+    "name", "nodes", "ipFamily", "podCIDR", "serviceCIDR", "backend", "mtu", "proxyMode", "images", "publish", "apiPort", "cniProfile"
 }  # fmt: skip
 
 
@@ -107,10 +112,18 @@ def parse(raw: Mapping[str, Any], *, source: str = "options") -> LabConfig:
     if backend not in ("vxlan", "host-gw"):
         fail("backend", f"{backend!r} is none of vxlan, host-gw")
         backend = config.backend
+    profile = raw.get("cniProfile", config.cni_profile)
+    if profile not in ("podwire", "flannel"):
+        fail("cniProfile", f"{profile!r} is none of podwire, flannel (which enforces no NetworkPolicy)")
+        profile = config.cni_profile
     mtu = raw.get("mtu", config.underlay_mtu_bytes)
     if not isinstance(mtu, int) or isinstance(mtu, bool) or not MIN_MTU[family] + 70 <= mtu <= 65535:
         fail("mtu", f"{mtu!r} must be a number from {MIN_MTU[family] + 70} to 65535 (bytes on the underlay)")
         mtu = config.underlay_mtu_bytes
+    mode = raw.get("proxyMode", config.proxy_mode)
+    if why := modes.refusal(str(mode)):
+        fail("proxyMode", why)
+        mode = config.proxy_mode
     api_port = raw.get("apiPort", 0)
     if not isinstance(api_port, int) or isinstance(api_port, bool) or not 0 <= api_port <= 65535:
         fail("apiPort", f"{api_port!r} must be a port from 1 to 65535, or 0 for a free one")
@@ -124,8 +137,8 @@ def parse(raw: Mapping[str, Any], *, source: str = "options") -> LabConfig:
     if problems:
         raise BadInput(*problems)
     return replace(
-        config, name=name, nodes=nodes, backend=backend, underlay_mtu_bytes=mtu, api_port=api_port,
-        pod_cidrs=pods, service_cidrs=services, images=images, publish=publish,
+        config, name=name, nodes=nodes, backend=backend, proxy_mode=mode, underlay_mtu_bytes=mtu, api_port=api_port,
+        pod_cidrs=pods, service_cidrs=services, images=images, publish=publish, cni_profile=profile,
     )  # fmt: skip
 
 
@@ -220,8 +233,9 @@ def dump(config: LabConfig) -> str:
     raw = {
         "name": config.name, "nodes": config.nodes, "ipFamily": config.ip_family,
         "podCIDR": [str(n) for n in config.pod_cidrs], "serviceCIDR": [str(n) for n in config.service_cidrs],
-        "backend": config.backend, "mtu": config.underlay_mtu_bytes, "images": dict(config.images),
+        "backend": config.backend, "proxyMode": config.proxy_mode, "mtu": config.underlay_mtu_bytes, "images": dict(config.images),
         "publish": [str(p) for p in config.publish], "apiPort": config.api_port,
+        "cniProfile": config.cni_profile,
     }  # fmt: skip
     return json.dumps({"config": raw, "dryKernel": config.dry_kernel}, indent=2) + "\n"
 

@@ -40,9 +40,12 @@ NODE_MODULES = (
     "podwire.fabric.agent",
     "podwire.kernel.conntrack.real",
     "podwire.kernel.link.monitor",
+    "podwire.kernel.announce.real",
     "podwire.kernel.nft.real",
     "podwire.lab.addons",
+    "podwire.loadbalancer.agent",
     "podwire.node.agent",
+    "podwire.policy.gate",
     "podwire.node.runtime.real",
     "podwire.node.runtime.shim",
     "podwire.node.server",
@@ -210,15 +213,20 @@ async def _agent(spec: MachineSpec, config: LabConfig, identities: Identities, c
     from podwire.cni.real import real_kernel
     from podwire.cni.server import CniServer
     from podwire.fabric.agent import FabricAgent
+    from podwire.kernel.announce.real import RealAnnounce
     from podwire.kernel.conntrack.real import RealConntrack
+    from podwire.kernel.iptables.real import RealIptables
     from podwire.kernel.link.monitor import RealMonitor
     from podwire.kernel.link.real import RealLinks
     from podwire.kernel.netns.real import RealNetns
     from podwire.kernel.nft.real import RealNft
     from podwire.kernel.route.real import RealRoutes
     from podwire.kernel.sysctl.real import RealSysctl
+    from podwire.loadbalancer.agent import Announcer
     from podwire.node import agent as node
     from podwire.node.runtime.real import RealRuntime
+    from podwire.policy.agent import PolicyAgent
+    from podwire.policy.gate import PolicyGate
     from podwire.proxy.agent import ProxyAgent
 
     pair = identities.nodes[spec.name]
@@ -229,15 +237,22 @@ async def _agent(spec: MachineSpec, config: LabConfig, identities: Identities, c
     fabric = FabricAgent(spec.name, client, RealLinks(), RealRoutes(), RealNft(), RealSysctl(), monitor=RealMonitor())
     proxy = ProxyAgent(
         spec.name, spec.addresses.ips, config.pod_cidrs, client, RealNft(), RealConntrack(),
-        service_cidrs=config.service_cidrs, sysctl=RealSysctl(),
+        service_cidrs=config.service_cidrs, sysctl=RealSysctl(), iptables=RealIptables(), mode=config.proxy_mode,
     )  # fmt: skip
+    announcer = Announcer(spec.name, client, RealAnnounce(spec.addresses.ips, RealSysctl()))
+    policy = PolicyAgent(spec.name, config.families, client, RealNft(), sysctl=RealSysctl())
+    enforcing = config.cni_profile == "podwire"
+    pods = PolicyGate(network, policy) if enforcing else network
     settings = _node_config(spec.name, config, identities)
     async with asyncio.TaskGroup() as group:
         group.create_task(fabric.run())
+        if enforcing:
+            group.create_task(policy.run())
         group.create_task(proxy.run())
+        group.create_task(announcer.run())
         group.create_task(CniServer(view.RUN / "cni.sock", plugin.run).serve())
         group.create_task(
-            node.run(settings, client, RealRuntime(view.RUN / "shim.sock"), network, netns=RealNetns(), on_ready=ready)
+            node.run(settings, client, RealRuntime(view.RUN / "shim.sock"), pods, netns=RealNetns(), on_ready=ready)
         )
 
 

@@ -136,6 +136,9 @@ class Supervisor:
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.close(out)
+        # Python's own streams may be something else by now, in a test for one.
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
 
     def start(self, name: str, main: Main, *, restart: bool = True, keep: tuple[int, ...] = ()) -> Child:
         """Start a supervised child that inherits the descriptors ``keep``, and keep it running."""

@@ -8,7 +8,17 @@ underlay0 192.168.71.1/24 ──┬── n0 ═ eth0 192.168.71.10  node-0
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from typing import TypeAlias
 
 from podwire.kernel.link.port import LinkPort
@@ -25,6 +35,7 @@ IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 BRIDGE = "underlay0"
 API_PORT = 6443
 FIRST_NODE = 10
+FIRST_BALANCER, LAST_BALANCER = 224, 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,19 @@ def nth_subnet(network: Network, prefix: int, number: int) -> Network:
     """Return subnet number ``number`` of ``network``: what the controllers give to the node of that number."""
     size = 1 << (network.max_prefixlen - prefix)
     return ip_network(f"{network[number * size]}/{prefix}")
+
+
+def pool_ranges(config: LabConfig) -> tuple[str, ...]:
+    """Return the addresses that Services of type LoadBalancer get: beyond those of the nodes."""
+    ranges = {
+        4: _range(UNDERLAY[4], max(FIRST_BALANCER, FIRST_NODE + len(config.node_names)), LAST_BALANCER),
+        6: _range(UNDERLAY[6], 0xF000, 0xF0FF),
+    }
+    return tuple(ranges[v] for v in config.families)
+
+
+def _range(network: IPv4Network | IPv6Network, first: int, last: int) -> str:
+    return f"{network[min(first, last)]}-{network[last]}"
 
 
 def url_host(address: IPAddress) -> str:
