@@ -30,6 +30,3 @@ class ServiceRecords:
     service: Key
     answers: Mapping[bytes, Answer] = field(default_factory=dict)
     names: frozenset[bytes] = frozenset()
-
-
-NOTHING = ServiceRecords(Key("", ""))

@@ -1,20 +1,38 @@
-"""Every record of the cluster, by name and type. Pure: fed per Service, asked per query."""
+"""Every name of the cluster. Pure: fed per Service, asked per query.
+
+Kept is what Services and EndpointSlices say, packed; the records of a Service are planned when one of its names
+is asked for, and stay until it changes. So a relist of ten thousand Services plans nothing, memory follows what
+is asked and not what exists, and no answer outlives the object that it came from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from podwire.dns.desired import Answer, ServiceRecords
-from podwire.dns.plan import SCHEMA_VERSION, Zone, endpoint_label, type_key, undashed
-from podwire.model.objects import Key, Obj
+from podwire.dns.packed import EndpointFacts, unpack_service, unpack_slices
+from podwire.dns.plan import (
+    SCHEMA_VERSION,
+    Zone,
+    dashed,
+    endpoint_label,
+    plan_service,
+    reverse_addresses,
+    type_key,
+    undashed,
+)
+from podwire.model.objects import Key
 from podwire.wire import dns as wire
 
 PodMode = Literal["disabled", "insecure", "verified"]
 _IN_ADDR, _IP6 = wire.encode_name("in-addr.arpa"), wire.encode_name("ip6.arpa")
-_HOSTMASTER = wire.encode_name("hostmaster")
 _MAX_ALIASES = 8
+_MAX_PLANNED = 2048
+DNS_SERVICE = Key("kube-system", "kube-dns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,152 +50,185 @@ class Finding:
 _NXDOMAIN, _NODATA = Finding(False), Finding(True)
 
 
-@dataclass(slots=True)
-class Neighbourhood:
-    """What lookups need beside Services: read-only views that the agent keeps fresh."""
-
-    has_namespace: Callable[[str], bool]
-    slices_of: Callable[[Key], Sequence[Obj]]
-    pod_has_address: Callable[[str, str], bool]  # namespace, address: for `pods verified`
-
-
 class Index:
-    """Answers by (lower-case name, type), and the names that exist."""
+    """Answers by (lower-case name, type). ``revision`` grows with every change that an answer could show."""
 
-    def __init__(self, zone: Zone, around: Neighbourhood, *, pods: PodMode = "disabled", serial: int = 1) -> None:
-        self.zone, self.serial = zone, serial
-        self.revision = 0
-        self._around, self._pods = around, pods
-        self._answers: dict[bytes, Answer] = {}
-        self._contested: dict[bytes, dict[Key, Answer]] = {}
-        self._names: dict[bytes, int] = {}
-        self._services: dict[Key, ServiceRecords] = {}
+    def __init__(
+        self, zone: Zone, *, pods: PodMode = "disabled", serial: int = 1, empty_is_absent: bool = False
+    ) -> None:
+        """``empty_is_absent``: a headless Service without endpoints is NXDOMAIN (`ignore empty_service`)."""
+        self.zone, self.revision = zone, 0
+        self._pods, self._empty_is_absent = pods, empty_is_absent
+        self._namespaces: set[str] = set()
+        self._pod_addresses: Counter[tuple[str, str]] = Counter()
+        self._namespace_of: dict[str, str] = {}  # pod address -> its namespace
+        self._services: dict[Key, tuple[bytes, tuple[bytes, ...]]] = {}
+        self._planned: dict[Key, ServiceRecords] = {}
+        self._reverse: dict[bytes, Key | tuple[Key, ...]] = {}
         origin = zone.origin
-        self._svc, self._pod, self._dns = b"\x03svc" + origin, b"\x03pod" + origin, b"\x03dns" + origin
-        self._server = b"\x02ns" + self._dns
-        self._fixed_names = {origin, self._svc, self._dns, self._server}
+        self._server = b"\x02ns\x03dns" + origin
+        self._fixed = self._plan_fixed(serial)
+        self._fixed_names = {origin, b"\x03svc" + origin, b"\x03dns" + origin, self._server}
+        self._fixed_names |= {key[:-2] for key in self._fixed}
         if pods != "disabled":
-            self._fixed_names.add(self._pod)
-        self._set_fixed()
+            self._fixed_names.add(b"\x03pod" + origin)
 
     def __len__(self) -> int:
         return len(self._services)
 
+    def _plan_fixed(self, serial: int) -> dict[bytes, Answer]:
+        origin, ttl_s = self.zone.origin, self.zone.ttl_s
+        soa = wire.soa_data(self._server, b"\x0ahostmaster" + origin, serial, 7200, 1800, 86400, ttl_s)
+        # The SOA without its owner; negative answers carry it (RFC 2308).
+        self.soa_tail = wire.record_tail(wire.SOA, ttl_s, soa)
+        version = wire.record_tail(wire.TXT, ttl_s, wire.txt_data(SCHEMA_VERSION))
+        return {
+            type_key(origin, wire.SOA): Answer((self.soa_tail,)),
+            type_key(wire.encode_name("dns-version")[:-1] + origin, wire.TXT): Answer((version,)),
+        }
+
     # --- feeding
 
-    def touch(self) -> None:
-        """Say that something changed: answers made before may be wrong now."""
-        self.revision += 1
-
-    def put(self, records: ServiceRecords) -> None:
-        """Take in a Service's records in place of its former ones."""
-        old = self._services.get(records.service)
-        if old is not None and old == records:
+    def put(self, key: Key, service: bytes, pieces: Sequence[bytes] = ()) -> None:
+        """Take in a packed Service and its packed slices in place of the former ones; b"": forget it."""
+        old, new = self._services.get(key), (service, tuple(pieces))
+        if new == old or (old is None and not service):
             return
-        self.touch()
-        self._insert(records)
-        if old is not None:
-            self._withdraw(old, kept=records)
-        if records.names:
-            self._services[records.service] = records
+        before = self._reverse_addresses(key, old) if old is not None else set()
+        after = self._reverse_addresses(key, new) if service else set()
+        for address in before - after:
+            self._forget_reverse(address, key)
+        for address in after - before:
+            self._note_reverse(address, key)
+        if service:
+            self._services[key] = new
         else:
-            self._services.pop(records.service, None)
+            del self._services[key]
+        self._planned.pop(key, None)
+        self.revision += 1
 
     def remove(self, service: Key) -> None:
         """Forget a Service. Unknown: no error."""
-        self.put(ServiceRecords(service))
+        self.put(service, b"")
 
-    def set_server_addresses(self, answers: Mapping[int, Answer]) -> None:
-        """Say at which addresses this server is reached (by type A, AAAA): glue of the NS record."""
-        self.touch()
-        for type in (wire.A, wire.AAAA):
-            key = type_key(self._server, type)
-            if type in answers:
-                self._answers[key] = answers[type]
-            else:
-                self._answers.pop(key, None)
-        glue = tuple(self._server + tail for a in answers.values() for tail in a.own)
-        tail = wire.record_tail(wire.NS, self.zone.ttl_s, self._server)
-        self._answers[type_key(self.zone.origin, wire.NS)] = Answer((tail,), extra=glue)
+    def set_namespace(self, name: str, exists: bool) -> None:
+        """Note that a namespace is there, or no longer."""
+        (self._namespaces.add if exists else self._namespaces.discard)(name)
+        self.revision += 1
 
-    def _set_fixed(self) -> None:
-        origin, ttl_s = self.zone.origin, self.zone.ttl_s
-        self._answers[type_key(origin, wire.SOA)] = Answer((self.soa_tail(),))
-        self.set_server_addresses({})
-        version = wire.encode_name("dns-version")[:-1] + origin
-        self._fixed_names.add(version)
-        tail = wire.record_tail(wire.TXT, ttl_s, wire.txt_data(SCHEMA_VERSION))
-        self._answers[type_key(version, wire.TXT)] = Answer((tail,))
+    def count_pod_address(self, namespace: str, address: str, change: int) -> None:
+        """Note that a pod has got (+1) or lost (-1) an address: for `pods verified`."""
+        self._pod_addresses[namespace, address] += change
+        if self._pod_addresses[namespace, address]:
+            self._namespace_of[address] = namespace
+        else:
+            del self._pod_addresses[namespace, address]
+            if self._namespace_of.get(address) == namespace:
+                del self._namespace_of[address]
+        self.revision += 1
 
-    def soa_tail(self) -> bytes:
-        """Return the SOA record without its owner; negative answers carry it (RFC 2308)."""
-        mailbox = _HOSTMASTER[:-1] + self.zone.origin
-        ttl_s = self.zone.ttl_s
-        data = wire.soa_data(self._server, mailbox, self.serial, 7200, 1800, 86400, ttl_s)
-        return wire.record_tail(wire.SOA, ttl_s, data)
+    def _reverse_addresses(self, key: Key, packed: tuple[bytes, tuple[bytes, ...]]) -> set[bytes]:
+        return reverse_addresses(unpack_service(key, packed[0]), unpack_slices(packed[1]))
 
-    def _insert(self, records: ServiceRecords) -> None:
-        for name in records.names:
-            self._names[name] = self._names.get(name, 0) + 1
-        for key, answer in records.answers.items():
-            contest = self._contested.get(key)
-            holder = next((s for s in (contest or ()) if s != records.service), None)
-            if contest is None and key in self._answers:
-                other = self._holder(key, records.service)
-                if other is not None:
-                    contest = self._contested[key] = {other: self._answers[key]}
-                    holder = other
-            if contest is not None:
-                contest[records.service] = answer
-            if holder is None or contest is None or min(contest) == records.service:
-                self._answers[key] = answer
+    def _note_reverse(self, address: bytes, key: Key) -> None:
+        held = self._reverse.get(address)
+        if held is None:
+            self._reverse[address] = key
+        else:  # two Services on one pod: the first by name gives it its reverse name, whatever came first
+            self._reverse[address] = tuple(sorted({key, *_keys(held)}))
 
-    def _holder(self, key: bytes, but: Key) -> Key | None:
-        """Return another Service that brought this answer; only reverse names can have two."""
-        if not (key.endswith(_IN_ADDR, 0, -2) or key.endswith(_IP6, 0, -2)):
-            return None
-        return next((s for s, r in self._services.items() if s != but and key in r.answers), None)
-
-    def _withdraw(self, old: ServiceRecords, *, kept: ServiceRecords) -> None:
-        for name in old.names:
-            left = self._names[name] - 1
-            if left:
-                self._names[name] = left
-            else:
-                del self._names[name]
-        for key in old.answers.keys() - kept.answers.keys():
-            contest = self._contested.get(key)
-            if contest is None:
-                self._answers.pop(key, None)
-                continue
-            contest.pop(old.service, None)
-            self._answers[key] = contest[min(contest)]
-            if len(contest) == 1:
-                del self._contested[key]
+    def _forget_reverse(self, address: bytes, key: Key) -> None:
+        left = [k for k in _keys(self._reverse[address]) if k != key]
+        if left:
+            self._reverse[address] = left[0] if len(left) == 1 else tuple(left)
+        else:
+            del self._reverse[address]
 
     # --- asking
 
-    def get(self, key: bytes) -> Answer | None:
-        """Return the prebuilt answer of name + type, if there is one."""
-        return self._answers.get(key)
+    def namespace_of(self, address: str) -> str:
+        """Return the namespace of the pod with this address; "" when it is not known (or not mirrored)."""
+        return self._namespace_of.get(address, "")
 
     def is_reverse(self, name: bytes) -> bool:
         """Return whether a name belongs to the trees of addresses."""
-        return wire.is_within(name, _IN_ADDR) or wire.is_within(name, _IP6)
+        return name.endswith(b"\x04arpa\0") and (wire.is_within(name, _IN_ADDR) or wire.is_within(name, _IP6))
 
     def find(self, name: bytes, type: int) -> Finding:
         """Return what is known of a lower-case name; aliases inside the zone are followed."""
-        answer = self._answers.get(type_key(name, type))
-        if answer is not None:
-            return Finding(True, answer)
-        alias = self._answers.get(type_key(name, wire.CNAME))
-        if alias is not None:
-            return self._follow(alias, type)
-        if name in self._names or name in self._fixed_names:
-            return _NODATA
         if not wire.is_within(name, self.zone.origin):
-            return _NXDOMAIN
-        return self._find_below(name, type)
+            return self._find_reverse(name, type)
+        finding, _ = self._find_inside(name, type)
+        if finding.answer is not None and finding.answer.alias and type != wire.CNAME:
+            return self._follow(finding.answer, type)
+        return finding
+
+    def records(self, service: Key) -> ServiceRecords | None:
+        """Return a Service's records, planned at most once between changes; None when it is unknown."""
+        planned = self._planned.get(service)
+        if planned is None:
+            packed = self._services.get(service)
+            if packed is None:
+                return None
+            planned = plan_service(unpack_service(service, packed[0]), unpack_slices(packed[1]), self.zone)
+            if len(self._planned) >= _MAX_PLANNED:
+                self._planned.pop(next(iter(self._planned)))
+            self._planned[service] = planned
+        return planned
+
+    def _find_inside(self, name: bytes, type: int) -> tuple[Finding, str]:
+        """Return what is known of a name of the zone, and why in words."""
+        if name in self._fixed_names:
+            answer = self._fixed.get(type_key(name, type)) or self._find_server(name, type)
+            return (Finding(True, answer) if answer is not None else _NODATA), "a name of the zone itself"
+        labels = wire.labels_of(name[: len(name) - len(self.zone.origin)] + wire.ROOT)
+        kind = labels[-1]
+        if kind == b"svc" and len(labels) > 2:
+            return self._find_service(name, type, labels)
+        if kind not in (b"svc", b"pod") or (kind == b"pod" and self._pods == "disabled"):
+            return _NXDOMAIN, "the zone has svc and pod below it, and nothing else"
+        namespace = labels[-2].decode("latin-1")
+        if namespace not in self._namespaces:
+            return _NXDOMAIN, f"there is no namespace {namespace!r}"
+        if len(labels) == 2:
+            return _NODATA, "a namespace has no records of its own"
+        if len(labels) > 3:
+            return _NXDOMAIN, "pods have no names below their own"
+        return self._find_pod(labels[0], namespace, type)
+
+    def _find_service(self, name: bytes, type: int, labels: Sequence[bytes]) -> tuple[Finding, str]:
+        service = Key(labels[-2].decode("latin-1"), labels[-3].decode("latin-1"))
+        records = self.records(service)
+        if records is None:
+            if service.namespace not in self._namespaces:
+                return _NXDOMAIN, f"there is no namespace {service.namespace!r}"
+            return _NXDOMAIN, f"there is no Service {service.name!r} with an address in {service.namespace!r}"
+        answer = records.answers.get(type_key(name, type))
+        if answer is None and type != wire.CNAME:
+            answer = records.answers.get(type_key(name, wire.CNAME))
+        if answer is not None:
+            return Finding(True, answer), f"from Service {service}"
+        if self._empty_is_absent and not records.answers:
+            return _NXDOMAIN, f"Service {service} is headless and has no ready endpoint"
+        if name in records.names:
+            why = "has no record of this type" if records.answers else "is headless and has no ready endpoint"
+            return _NODATA, f"Service {service} {why}"
+        if len(labels) == 4:
+            return self._find_endpoint(labels[0], service, type)
+        return _NXDOMAIN, f"Service {service} has no such port or endpoint"
+
+    def _find_server(self, name: bytes, type: int) -> Answer | None:
+        """NS of the zone, and the address of this server: the Service kube-dns."""
+        records = self.records(DNS_SERVICE)
+        own = b"\x08kube-dns\x0bkube-system\x03svc" + self.zone.origin
+        held = records.answers if records is not None else {}
+        if name == self._server:
+            return held.get(type_key(own, type)) if type in (wire.A, wire.AAAA) else None
+        if name != self.zone.origin or type != wire.NS:
+            return None
+        found = [held[k] for k in (type_key(own, wire.A), type_key(own, wire.AAAA)) if k in held]
+        tail = wire.record_tail(wire.NS, self.zone.ttl_s, self._server)
+        return Answer((tail,), extra=tuple(self._server + t for answer in found for t in answer.own))
 
     def _follow(self, first: Answer, type: int) -> Finding:
         """Append what the alias leads to (RFC 1034 §4.3.2, step 3a), however many steps, but not for ever."""
@@ -187,62 +238,60 @@ class Index:
             seen.add(target)
             if not wire.is_within(target, self.zone.origin):
                 return Finding(True, Answer(first.own, tuple(more)), away=target)
-            found = self._answers.get(type_key(target, type))
-            if found is not None:
-                more += (target + tail for tail in found.own)
+            answer = self._find_inside(target, type)[0].answer
+            if answer is None:
                 break
-            step = self._answers.get(type_key(target, wire.CNAME))
-            if step is None:
-                dynamic = self._find_below(target, type).answer
-                more += (target + tail for tail in (dynamic.own if dynamic is not None else ()))
+            more += (target + tail for tail in answer.own)
+            if not answer.alias:
                 break
-            more += (target + tail for tail in step.own)
-            target = step.alias
+            target = answer.alias
         return Finding(True, Answer(first.own, tuple(more)))
 
-    def _find_below(self, name: bytes, type: int) -> Finding:
-        """Names that no Service spells out: namespaces, pods by address, endpoints by address."""
-        labels = wire.labels_of(name[: len(name) - len(self.zone.origin)] + wire.ROOT)
-        kind = labels[-1]
-        if kind not in (b"svc", b"pod") or (kind == b"pod" and self._pods == "disabled") or len(labels) < 2:
-            return _NXDOMAIN
-        namespace = labels[-2].decode("latin-1")
-        if not self._around.has_namespace(namespace):
-            return _NXDOMAIN
-        if len(labels) == 2:
-            return _NODATA
-        if kind == b"pod":
-            return self._find_pod(labels, namespace, type) if len(labels) == 3 else _NXDOMAIN
-        if len(labels) == 4:
-            return self._find_endpoint(labels[0], Key(namespace, labels[1].decode("latin-1")), type)
-        return _NXDOMAIN
-
-    def _find_pod(self, labels: Sequence[bytes], namespace: str, type: int) -> Finding:
-        address = undashed(labels[0])
+    def _find_pod(self, label: bytes, namespace: str, type: int) -> tuple[Finding, str]:
+        address = undashed(label)
         if address is None:
-            return _NXDOMAIN
-        if self._pods == "verified" and not self._around.pod_has_address(namespace, str(address)):
-            return _NXDOMAIN
+            return _NXDOMAIN, "a pod's name is its address with dashes"
+        if self._pods == "verified" and (namespace, str(address)) not in self._pod_addresses:
+            return _NXDOMAIN, f"no pod of namespace {namespace!r} has this address (pods verified)"
         if type != (wire.A if address.version == 4 else wire.AAAA):
-            return _NODATA
-        return Finding(True, Answer((wire.record_tail(type, self.zone.ttl_s, address.packed),)))
+            return _NODATA, "the address is of the other family"
+        return Finding(True, Answer((wire.record_tail(type, self.zone.ttl_s, address.packed),))), "the address itself"
 
-    def _find_endpoint(self, label: bytes, service: Key, type: int) -> Finding:
+    def _find_endpoint(self, label: bytes, service: Key, type: int) -> tuple[Finding, str]:
         """`10-244-1-101.web.default.svc`: an endpoint of a Service with a ClusterIP."""
-        if service not in self._services:
-            return _NXDOMAIN
         found, exists = [], False
-        for piece in self._around.slices_of(service):
-            for raw in piece.get("endpoints") or ():
-                if (raw.get("conditions") or {}).get("ready") is False:
-                    continue
-                for text in (raw.get("addresses") or [])[:1]:
-                    address = undashed(text.replace(".", "-").replace(":", "-").encode())
-                    if address is None or endpoint_label(raw, address, self.zone).lower() != label:
-                        continue
-                    exists = True
-                    if type == (wire.A if address.version == 4 else wire.AAAA):
-                        found.append(wire.record_tail(type, self.zone.ttl_s, address.packed))
+        for endpoint, address in self._endpoints_of(service):
+            if endpoint_label(endpoint, address, self.zone).lower() == label or dashed(address) == label:
+                exists = True
+                if type == (wire.A if address.version == 4 else wire.AAAA):
+                    found.append(wire.record_tail(type, self.zone.ttl_s, address.packed))
         if found:
-            return Finding(True, Answer(tuple(dict.fromkeys(found))))
-        return _NODATA if exists else _NXDOMAIN
+            return Finding(True, Answer(tuple(dict.fromkeys(found)))), f"an endpoint of Service {service}"
+        if exists:
+            return _NODATA, f"an endpoint of Service {service}, of the other address family"
+        return _NXDOMAIN, f"Service {service} has no such port or ready endpoint"
+
+    def _endpoints_of(self, service: Key) -> Iterator[tuple[EndpointFacts, IPv4Address | IPv6Address]]:
+        for endpoint in unpack_slices(self._services[service][1]):
+            address = undashed(endpoint.address.replace(".", "-").replace(":", "-").encode())
+            if endpoint.ready and address is not None:
+                yield endpoint, address
+
+    def _find_reverse(self, name: bytes, type: int) -> Finding:
+        address = wire.reversed_address(name)
+        held = self._reverse.get(address) if address else None
+        if held is None:
+            return _NXDOMAIN
+        records = self.records(_keys(held)[0])
+        answer = records.answers.get(type_key(name, type)) if records is not None else None
+        return Finding(True, answer)
+
+    def explain(self, name: bytes, type: int) -> str:
+        """Return in words why ``find`` answers this name as it does."""
+        if not wire.is_within(name, self.zone.origin):
+            return "a reverse name" if self.is_reverse(name) else "not a name of the cluster"
+        return self._find_inside(name, type)[1]
+
+
+def _keys(held: Key | tuple[Key, ...]) -> tuple[Key, ...]:
+    return (held,) if isinstance(held, Key) else held

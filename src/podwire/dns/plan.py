@@ -1,4 +1,4 @@
-"""One Service and its EndpointSlices -> DNS records. Pure.
+"""One Service and its endpoints -> DNS records. Pure.
 
 Source: Kubernetes DNS-Based Service Discovery, schema version 1.1.0. Where it leaves room, as CoreDNS does:
 `_port._proto.service` has addresses too, and an SRV query for the service itself lists every port.
@@ -10,10 +10,9 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
 
-from podwire.dns.desired import NOTHING, Answer, ServiceRecords
-from podwire.model.objects import Obj, key_of
+from podwire.dns.desired import Answer, ServiceRecords
+from podwire.dns.packed import EndpointFacts, Port, ServiceFacts
 from podwire.wire import dns as wire
 
 IPAddress = IPv4Address | IPv6Address
@@ -32,9 +31,8 @@ class Zone:
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
     label: bytes
-    named: bool  # the label is a hostname and not made from the address
     address: IPAddress
-    ports: tuple[tuple[str, str, int], ...]  # name, protocol, number
+    ports: tuple[Port, ...]
 
 
 def type_key(name: bytes, type: int) -> bytes:
@@ -58,20 +56,30 @@ def _under(name: bytes, *labels: bytes) -> bytes:
     return name
 
 
-def plan_service(service: Obj, slices: Sequence[Obj], zone: Zone) -> ServiceRecords:
+def plan_service(service: ServiceFacts, endpoints: Iterable[EndpointFacts], zone: Zone) -> ServiceRecords:
     """Return the records of a Service. A value that cannot be a name or an address is left out."""
-    key, spec = key_of(service), service.get("spec") or {}
+    key = service.key
     name = service_name(key.name, key.namespace, zone)
     book = _Book(zone)
-    if spec.get("type") == "ExternalName":
-        _plan_external(book, name, spec)
-    elif spec.get("clusterIP") == "None":
-        _plan_headless(book, name, service, slices, zone)
-    elif spec.get("clusterIP"):
-        _plan_cluster_ip(book, name, spec)
-    else:
-        return NOTHING
+    if service.external_name:
+        _plan_external(book, name, service.external_name)
+    elif service.headless:
+        _plan_headless(book, name, service, endpoints, zone)
+    elif service.addresses:
+        _plan_cluster_ip(book, name, service)
     return ServiceRecords(key, book.answers, frozenset(book.names))
+
+
+def reverse_addresses(service: ServiceFacts, endpoints: Iterable[EndpointFacts]) -> set[bytes]:
+    """Return the packed addresses whose reverse names lead to this Service."""
+    if service.headless:
+        return {a.packed for e in usable(service, endpoints) for a in _parse_all((e.address,))}
+    return {a.packed for a in _parse_all(service.addresses)}
+
+
+def usable(service: ServiceFacts, endpoints: Iterable[EndpointFacts]) -> Iterator[EndpointFacts]:
+    """Yield the endpoints that have names: the ready ones, or all with publishNotReadyAddresses."""
+    return (e for e in endpoints if e.ready or service.unready_too)
 
 
 class _Book:
@@ -110,8 +118,7 @@ class _Book:
             yield name + wire.record_tail(wire.A if a.version == 4 else wire.AAAA, self.zone.ttl_s, a.packed)
 
 
-def _plan_external(book: _Book, name: bytes, spec: Mapping[str, Any]) -> None:
-    target = spec.get("externalName") or ""
+def _plan_external(book: _Book, name: bytes, target: str) -> None:
     try:
         alias = wire.encode_name(target)
     except wire.Malformed:
@@ -119,15 +126,15 @@ def _plan_external(book: _Book, name: bytes, spec: Mapping[str, Any]) -> None:
     book.put(name, wire.CNAME, [alias], alias=alias.lower())
 
 
-def _plan_cluster_ip(book: _Book, name: bytes, spec: Mapping[str, Any]) -> None:
-    addresses = list(_parse_all(spec.get("clusterIPs") or [spec["clusterIP"]]))
+def _plan_cluster_ip(book: _Book, name: bytes, service: ServiceFacts) -> None:
+    addresses = list(_parse_all(service.addresses))
     book.addresses(name, addresses)
     glue = list(book.glue(name, addresses))
     everything: list[bytes] = []
-    for port in spec.get("ports") or ():
-        srv = wire.srv_data(0, 100, port["port"], name)
+    for port, protocol, number in service.ports:
+        srv = wire.srv_data(0, 100, number, name)
         everything.append(srv)
-        owner = _port_name(name, port.get("name") or "", port.get("protocol") or "TCP")
+        owner = _port_name(name, port, protocol)
         if owner is not None:
             book.put(owner, wire.SRV, [srv], glue)
             book.addresses(owner, addresses)
@@ -142,8 +149,12 @@ def _port_name(name: bytes, port: str, protocol: str) -> bytes | None:
     return _under(name, b"_" + protocol.lower().encode(), b"_" + port.encode())
 
 
-def _plan_headless(book: _Book, name: bytes, service: Obj, slices: Sequence[Obj], zone: Zone) -> None:
-    endpoints = list(_endpoints(slices, zone, bool(service["spec"].get("publishNotReadyAddresses"))))
+def _plan_headless(book: _Book, name: bytes, service: ServiceFacts, facts: Iterable[EndpointFacts], zone: Zone) -> None:
+    endpoints = [
+        _Endpoint(endpoint_label(e, address, zone), address, e.ports)
+        for e in usable(service, facts)
+        for address in _parse_all((e.address,))
+    ]
     book.exists(name)
     book.addresses(name, list(dict.fromkeys(e.address for e in endpoints)))
     by_name: dict[bytes, list[_Endpoint]] = {}
@@ -172,29 +183,10 @@ def _all_glue(book: _Book, by_name: Mapping[bytes, Sequence[_Endpoint]], owners:
         yield from book.glue(owner, dict.fromkeys(e.address for e in by_name[owner]))
 
 
-def _endpoints(slices: Sequence[Obj], zone: Zone, unready_too: bool) -> Iterator[_Endpoint]:
-    for piece in slices:
-        ports = tuple(
-            (p.get("name") or "", p.get("protocol") or "TCP", p["port"])
-            for p in piece.get("ports") or ()
-            if isinstance(p.get("port"), int)
-        )
-        for raw in piece.get("endpoints") or ():
-            ready = (raw.get("conditions") or {}).get("ready") is not False
-            if not (ready or unready_too):
-                continue
-            for address in _parse_all((raw.get("addresses") or [])[:1]):
-                yield _Endpoint(endpoint_label(raw, address, zone), bool(raw.get("hostname")), address, ports)
-
-
-def endpoint_label(raw: Mapping[str, Any], address: IPAddress, zone: Zone) -> bytes:
+def endpoint_label(endpoint: EndpointFacts, address: IPAddress, zone: Zone) -> bytes:
     """Return the first label of an endpoint's own name: hostname, pod name if wished, or its address."""
-    if raw.get("hostname"):
-        return str(raw["hostname"]).encode()[:63]
-    target = raw.get("targetRef") or {}
-    if zone.endpoint_pod_names and target.get("kind") == "Pod" and target.get("name"):
-        return str(target["name"]).encode()[:63]
-    return dashed(address)
+    label = endpoint.hostname or (endpoint.pod if zone.endpoint_pod_names else "")
+    return label.encode()[:63] or dashed(address)
 
 
 def dashed(address: IPAddress) -> bytes:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
-from podwire.dns.corefile import split_upstream
+from podwire.dns.cache import Cache
+from podwire.dns.directives import split_upstream
+from podwire.dns.settings import Caching, Forwarding
 from podwire.runtime.clock import Clock
 from podwire.wire import dns as wire
 
 _TIMEOUT_S = 2.0
-_RETRY_AFTER_S = 5.0  # an upstream that failed is left alone this long: clients then fail fast
-_MAX_CACHED = 10_000
-_NEGATIVE_MAX_S = 30
 
 Upstream = tuple[str, int]
 
@@ -67,30 +66,70 @@ class _Exchange(asyncio.DatagramProtocol):
 
 
 class Forwarder:
-    """Sends queries to upstreams; caches answers by (name, type, flags)."""
+    """Sends queries to the upstreams of one `forward`; keeps answers as its block's `cache` says.
+
+    An upstream that fails ``max_fails`` times in a row is down: it is asked for the health domain every
+    ``health_check_s`` until it answers, and queries go elsewhere meanwhile; with all of them down, clients
+    are told so at once.
+    """
 
     def __init__(
-        self,
-        upstreams: Sequence[Upstream],
-        clock: Clock,
-        *,
-        cache_s: int = 0,
-        max_concurrent: int = 0,
-        policy: str = "random",
+        self, settings: Forwarding, clock: Clock, *, zone: bytes = wire.ROOT, caching: Caching | None = None
     ) -> None:
-        self.upstreams = tuple(upstreams)
-        self._clock, self._cache_s, self._policy = clock, cache_s, policy
-        self._limit = max_concurrent or 1_000_000
+        """``zone``: of the server block in which it stands."""
+        self.settings = settings
+        self.upstreams = find_upstreams(settings.to)
+        self.block_zone, self.zone = zone, wire.encode_name(settings.zone).lower()
+        self._excepted = tuple(wire.encode_name(z).lower() for z in settings.excepted)
+        self._clock = clock
+        self.cache = Cache(caching) if caching is not None else None
+        self._caching = caching or Caching()
+        self._limit = settings.max_concurrent or 1_000_000
         self._running, self._turn = 0, 0
-        self._down_until: dict[Upstream, float] = {}
-        self._cache: OrderedDict[bytes, tuple[float, float, bytes, tuple[tuple[int, int], ...]]] = OrderedDict()
+        self._fails: dict[Upstream, int] = {}
+        self._down = asyncio.Event()
+        self._renewing: dict[bytes, asyncio.Task[bytes | None]] = {}
+        self.asked: Counter[tuple[Upstream, str]] = Counter()  # (upstream, what came back)
+
+    def covers(self, name: bytes) -> bool:
+        """Return whether a lower-case name is this forwarder's."""
+        if not (wire.is_within(name, self.block_zone) and wire.is_within(name, self.zone)):
+            return False
+        return not any(wire.is_within(name, zone) for zone in self._excepted)
 
     async def resolve(self, query: bytes) -> bytes | None:
         """Return the answer with the query's own id; None when nobody answers."""
         key = query[2:]
-        cached = self._recall(key)
-        if cached is not None:
-            return query[:2] + cached[2:]
+        kept = self.cache.recall(key, self._clock.monotonic()) if self.cache is not None else None
+        if kept is not None and not kept.stale:
+            if kept.renew:
+                self._renew(query)
+            return query[:2] + kept.answer[2:]
+        if kept is not None and not self._caching.stale_verify:
+            self._renew(query)
+            return query[:2] + kept.answer[2:]
+        answer = await self._fetch(query)
+        if kept is not None and (answer is None or answer[3] & 15 == wire.SERVFAIL):
+            return query[:2] + kept.answer[2:]
+        return answer
+
+    async def _fetch(self, query: bytes) -> bytes | None:
+        """Return a fresh answer; equal questions at one time are asked once."""
+        running = self._renewing.get(query[2:])
+        if running is None:
+            running = self._renew(query)
+        answer = await asyncio.shield(running)
+        return query[:2] + answer[2:] if answer is not None else None
+
+    def _renew(self, query: bytes) -> asyncio.Task[bytes | None]:
+        key = query[2:]
+        running = self._renewing.get(key)
+        if running is None:
+            running = self._renewing[key] = asyncio.ensure_future(self._ask_and_keep(query))
+            running.add_done_callback(lambda _: self._renewing.pop(key, None))
+        return running
+
+    async def _ask_and_keep(self, query: bytes) -> bytes | None:
         if self._running >= self._limit:
             return None
         self._running += 1
@@ -98,67 +137,62 @@ class Forwarder:
             answer = await self._ask(query)
         finally:
             self._running -= 1
-        if answer is None:
-            return None
-        self._remember(key, answer)
-        return query[:2] + answer[2:]
+        if answer is not None and self.cache is not None:
+            self.cache.remember(query[2:], answer, self._clock.monotonic())
+        return answer
 
     async def _ask(self, query: bytes) -> bytes | None:
         for upstream in self._order():
-            if self._down_until.get(upstream, 0.0) > self._clock.monotonic():
-                continue
-            sent = struct.pack(">H", random.randrange(65536)) + query[2:]
-            try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    answer = await _ask_udp(upstream, sent)
-                    if answer[2] & 0x02:  # TC: the whole answer is to be had over TCP
-                        answer = await _ask_tcp(upstream, sent)
-            except (OSError, TimeoutError, asyncio.IncompleteReadError):
-                self._down_until[upstream] = self._clock.monotonic() + _RETRY_AFTER_S
-                continue
-            self._down_until.pop(upstream, None)
-            return answer
+            answer = await self._exchange(upstream, query)
+            if answer is not None:
+                self._fails.pop(upstream, None)
+                return answer
+            self._fails[upstream] = self._fails.get(upstream, 0) + 1
+            if self._is_down(upstream):
+                self._down.set()
         return None
 
+    async def _exchange(self, upstream: Upstream, query: bytes) -> bytes | None:
+        sent = struct.pack(">H", random.randrange(65536)) + query[2:]
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                answer = b"" if self.settings.force_tcp else await _ask_udp(upstream, sent)
+                if not answer or answer[2] & 0x02:  # TC: the whole answer is to be had over TCP
+                    answer = await _ask_tcp(upstream, sent)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            self.asked[upstream, "failed"] += 1
+            return None
+        if len(answer) < 12 or answer[:2] != sent[:2]:
+            self.asked[upstream, "failed"] += 1
+            return None
+        self.asked[upstream, wire.RCODES.get(answer[3] & 15, "other")] += 1
+        return answer
+
+    def _is_down(self, upstream: Upstream) -> bool:
+        most = self.settings.max_fails
+        return bool(most) and self._fails.get(upstream, 0) >= most
+
     def _order(self) -> list[Upstream]:
-        order = list(self.upstreams)
-        if self._policy == "random":
+        order = [u for u in self.upstreams if not self._is_down(u)]
+        policy = self.settings.policy
+        if policy == "random":
             random.shuffle(order)
-        elif self._policy == "round_robin" and order:
+        elif policy == "round_robin" and order:
             self._turn = (self._turn + 1) % len(order)
             order = order[self._turn :] + order[: self._turn]
         return order
 
-    def _recall(self, key: bytes) -> bytes | None:
-        entry = self._cache.get(key)
-        if entry is None:
-            return None
-        stored_s, expires_s, answer, ttls = entry
-        now_s = self._clock.monotonic()
-        if now_s >= expires_s:
-            del self._cache[key]
-            return None
-        aged = bytearray(answer)
-        for at, ttl_s in ttls:
-            struct.pack_into(">I", aged, at, max(0, ttl_s - int(now_s - stored_s)))
-        return bytes(aged)
-
-    def _remember(self, key: bytes, answer: bytes) -> None:
-        rcode = answer[3] & 15
-        if not self._cache_s or rcode not in (wire.NOERROR, wire.NXDOMAIN):
-            return
-        try:
-            ttls = wire.ttl_positions(answer)
-        except wire.Malformed:
-            return
-        if not ttls:  # a negative answer without SOA must not be cached (RFC 2308 §5)
-            return
-        negative = rcode == wire.NXDOMAIN or answer[6:8] == b"\0\0"
-        keep_s = min(min(t for _, t in ttls), self._cache_s, _NEGATIVE_MAX_S if negative else 1 << 31)
-        now_s = self._clock.monotonic()
-        self._cache[key] = (now_s, now_s + keep_s, answer, ttls)
-        while len(self._cache) > _MAX_CACHED:
-            self._cache.popitem(last=False)
+    async def keep_healthy(self) -> None:
+        """Ask upstreams that are down until they answer. Runs until cancelled."""
+        probe = b"\0\0\x01\0\0\1\0\0\0\0\0\0" + wire.encode_name(self.settings.health_domain) + b"\0\2\0\1"
+        while True:
+            await self._down.wait()
+            await self._clock.sleep(max(self.settings.health_check_s, 0.05))
+            for upstream in [u for u in self.upstreams if self._is_down(u)]:
+                if await self._exchange(upstream, probe) is not None:
+                    self._fails.pop(upstream, None)
+            if not any(map(self._is_down, self.upstreams)):
+                self._down.clear()
 
 
 async def _ask_udp(upstream: Upstream, query: bytes) -> bytes:

@@ -7,6 +7,7 @@ A name is its uncompressed wire form (``b"\\x03web\\x07default\\x00"``): it need
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -190,6 +191,21 @@ def is_within(name: bytes, zone: bytes) -> bool:
     return len(name) - at == len(zone)
 
 
+def reversed_address(name: bytes) -> bytes:
+    """Return the packed address that a lower-case name under in-addr.arpa or ip6.arpa spells; b"" for none."""
+    labels = labels_of(name)
+    try:
+        if len(labels) == 6 and labels[4:] == (b"in-addr", b"arpa"):
+            octets = [int(label) for label in labels[3::-1] if label.isdigit()]
+            return bytes(octets) if len(octets) == 4 else b""
+        if len(labels) == 34 and labels[32:] == (b"ip6", b"arpa"):
+            digits = b"".join(labels[31::-1])
+            return bytes.fromhex(digits.decode("ascii")) if len(digits) == 32 else b""
+    except ValueError:
+        pass
+    return b""
+
+
 # --- record data
 
 
@@ -240,10 +256,15 @@ def encode_message(message: Message) -> bytes:
     ]
     parts += (q.name + struct.pack(">HH", q.type, q.cls) for q in message.question)
     for section in (message.answer, message.authority, message.additional):
-        parts += (r.name + record_tail(r.type, r.ttl_s, r.rdata, r.cls) for r in section)
+        parts += encode_records(section)
     if message.edns is not None:
         parts.append(encode_edns(message.edns))
     return b"".join(parts)
+
+
+def encode_records(records: Iterable[Record]) -> tuple[bytes, ...]:
+    """Return each record's bytes, its owner in front, uncompressed."""
+    return tuple(r.name + record_tail(r.type, r.ttl_s, r.rdata, r.cls) for r in records)
 
 
 def decode_message(raw: bytes) -> Message:

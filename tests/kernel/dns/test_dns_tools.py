@@ -51,7 +51,7 @@ async def serving() -> AsyncIterator[None]:
         pytest.skip(f"no network namespace: {error}")
     try:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        settings = replace(parse_corefile(corefile("cluster.local")), forward=None)
+        settings = replace(parse_corefile(corefile("cluster.local")), forwards=())
         agent = DnsAgent(settings, cluster())
         task = asyncio.create_task(agent.run())
         try:

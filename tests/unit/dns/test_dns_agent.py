@@ -17,6 +17,7 @@ import dns.rrset
 from podwire.client.fake import FakeClient
 from podwire.dns.agent import DnsAgent
 from podwire.dns.corefile import Settings, parse_corefile
+from podwire.dns.plugins.hosts import HostsFile
 from podwire.dns.upstream import find_upstreams
 from podwire.model.objects import Obj
 from podwire.model.resources import ENDPOINTSLICES, NAMESPACES, SERVICES
@@ -160,7 +161,7 @@ async def test_names_of_elsewhere_are_forwarded_and_cached() -> None:
 
 async def test_new_settings_are_taken_over_live() -> None:
     async with serving(cluster(), settings()) as agent:
-        fresh = settings(hosts=(("printer.lan", "192.0.2.9"),))
+        fresh = settings(hosts=HostsFile(entries=(("printer.lan", "192.0.2.9"),), fallthrough=(b"\0",)))
         assert fresh.kubernetes is not None
         agent.reconfigure(replace(fresh, kubernetes=replace(fresh.kubernetes, ttl_s=7)))
         assert (await ask(agent, "web.default.svc.cluster.local.")).answer[0].ttl == 7
