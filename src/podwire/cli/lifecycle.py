@@ -24,6 +24,8 @@ def _wanted(arguments: argparse.Namespace) -> LabConfig:
         "nodes": arguments.nodes, "ipFamily": arguments.ip_family, "podCIDR": arguments.pod_cidr,
         "serviceCIDR": arguments.service_cidr, "backend": arguments.backend, "mtu": arguments.mtu,
         "images": arguments.image or None, "publish": arguments.publish or None, "apiPort": arguments.api_port,
+        "cniProfile": arguments.cni_profile,
+        "proxyMode": arguments.proxy_mode,
     }  # fmt: skip
     raw |= {k: v for k, v in flags.items() if v is not None}
     if arguments.name != "podwire" or "name" not in raw:

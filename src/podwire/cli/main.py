@@ -120,6 +120,9 @@ def _add_up(sub: argparse.ArgumentParser) -> None:
     )
     add("--ip-family", choices=("ipv4", "ipv6", "dual"), help="default: ipv4")
     add("--backend", choices=("vxlan", "host-gw"), help="how nodes reach each other's pods (default: vxlan)")
+    add("--proxy-mode", metavar="MODE", help="how Services are done: nftables or iptables (default: nftables)")
+    add("--cni-profile", choices=("podwire", "flannel"),
+        help="flannel enforces no NetworkPolicy, as the real one (default: podwire)")  # fmt: skip
     add(
         "--mtu",
         type=int,
@@ -136,7 +139,7 @@ def _add_up(sub: argparse.ArgumentParser) -> None:
     add("--publish", action="append", default=[], metavar="[ADDR:]PORT:svc/NS/NAME:PORT",
         help="open a port of 127.0.0.1 that leads to a Service")  # fmt: skip
     add("--config", metavar="FILE", help="a YAML file with any of: name nodes ipFamily podCIDR serviceCIDR backend mtu "
-        "images publish apiPort; flags win over it")  # fmt: skip
+        "proxyMode images publish apiPort; flags win over it")  # fmt: skip
     add(
         "--api-port",
         type=int,

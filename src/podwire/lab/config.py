@@ -233,8 +233,8 @@ def dump(config: LabConfig) -> str:
     raw = {
         "name": config.name, "nodes": config.nodes, "ipFamily": config.ip_family,
         "podCIDR": [str(n) for n in config.pod_cidrs], "serviceCIDR": [str(n) for n in config.service_cidrs],
-        "backend": config.backend, "proxyMode": config.proxy_mode, "mtu": config.underlay_mtu_bytes, "images": dict(config.images),
-        "publish": [str(p) for p in config.publish], "apiPort": config.api_port,
+        "backend": config.backend, "proxyMode": config.proxy_mode, "mtu": config.underlay_mtu_bytes,
+        "images": dict(config.images), "publish": [str(p) for p in config.publish], "apiPort": config.api_port,
         "cniProfile": config.cni_profile,
     }  # fmt: skip
     return json.dumps({"config": raw, "dryKernel": config.dry_kernel}, indent=2) + "\n"

@@ -12,26 +12,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from podwire.client.informer import Informer
 from podwire.client.port import Client
+from podwire.kernel.iptables.port import IptablesPort
 from podwire.kernel.nft.port import NftPort
 from podwire.kernel.sysctl.port import SysctlPort
-from podwire.model.errors import MachineError, Problem
-from podwire.model.objects import Key, Obj, labels_of
-from podwire.model.resources import ENDPOINTSLICES, SERVICES
+from podwire.model.errors import MachineError, Problem, Unsupported
+from podwire.model.objects import Key, Obj, describe, labels_of
+from podwire.model.resources import CONFIGMAPS, ENDPOINTSLICES, NODES, SERVICES
 from podwire.model.serviceslices import SERVICE_NAME_LABEL
+from podwire.proxy import modes
+from podwire.proxy.apply.iptables import IptablesDataplane
 from podwire.proxy.apply.nftables import NftablesDataplane
+from podwire.proxy.apply.port import Dataplane
 from podwire.proxy.conntrack import FlowTable
 from podwire.proxy.desired import Here, IPAddress, IPNetwork
 from podwire.proxy.healthcheck import HealthChecks
 from podwire.proxy.programmer import Programmer
+from podwire.proxy.report import Reporter
 from podwire.proxy.server import ProxyStatus, serve_status
 from podwire.proxy.snapshot import Snapshot
 from podwire.runtime.clock import Clock, SystemClock
 from podwire.runtime.logging import get
 
+ZONE_LABEL = "topology.kubernetes.io/zone"
 _BURST_S = 0.004
+_PATIENCE_S = 1.0
 _WATCH_S = 5.0  # how often a foreign edit of the table is looked for
 _MAX_BACKOFF_S = 10.0
 _log = get("proxy")
@@ -54,25 +63,39 @@ class ProxyAgent:
         zone: str = "",
         listen: bool = True,
         clock: Clock | None = None,
+        iptables: IptablesPort | None = None,
+        mode: str = modes.DEFAULT,
     ) -> None:
         """``node_ips``: where node ports are served. ``pod_cidrs``: the whole cluster's.
 
         ``service_cidrs``: addresses in them that belong to no Service are dropped rather than routed away.
         ``sysctl``: lets the agent see to it that bridged packets pass netfilter.
-        ``listen``: answer on 10249 and 10256.
+        ``listen``: answer on 10249 and 10256. ``mode``: where the ConfigMap kube-system/kube-proxy names none.
+        ``zone``: where the Node's label names none.
         """
         self.synced = asyncio.Event()
         self.status = ProxyStatus()
         self.problems: dict[Key, tuple[Problem, ...]] = {}
-        self._here = Here(node_name, tuple(node_ips), zone)
+        self._here, self._zone = Here(node_name, tuple(node_ips), zone), zone
         self._clock: Clock = clock or SystemClock()
         self._listen, self._sysctl = listen, sysctl
         self._services = Informer(client, SERVICES, clock=clock, trim=trim_service)
         self._slices = Informer(client, ENDPOINTSLICES, clock=clock, trim=trim_slice)
         self._snapshot = Snapshot(self._services.objects, self._slices.objects)
         versions = sorted({n.version for n in (*pod_cidrs, *service_cidrs)} | {a.version for a in node_ips})
-        dataplane = NftablesDataplane(nft, versions or [4], pod_cidrs, service_cidrs)
-        self._programmer = Programmer(dataplane, conntrack)
+        frame = versions or [4], pod_cidrs, service_cidrs
+        self._dataplanes: dict[str, Dataplane] = {"nftables": NftablesDataplane(nft, *frame)}
+        if iptables is not None:
+            self._dataplanes["iptables"] = IptablesDataplane(iptables, *frame, nft.generation)
+        self._default_mode = self._mode = mode
+        self._superseded: str = ""  # the mode whose rules are to go once the new one's are in place
+        self.status.mode = mode
+        self._programmer = Programmer(self._dataplanes[mode], conntrack)
+        self._config = Informer(
+            client, CONFIGMAPS, modes.CONFIG_NAMESPACE, fields=f"metadata.name={modes.CONFIG_NAME}", clock=clock
+        )
+        self._node = Informer(client, NODES, fields=f"metadata.name={node_name}", clock=clock, trim=trim_node)
+        self._reporter = Reporter(client, self._clock)
         self._checks = HealthChecks(lambda: self.status.healthy, self._clock)
         self._dirty: dict[Key, float] = {}
         self._wake = asyncio.Event()
@@ -83,11 +106,16 @@ class ProxyAgent:
         self._let_netfilter_see_bridges()
         self._services.listen(self._service_changed)
         self._slices.listen(self._slice_changed)
+        self._config.listen(self._config_changed)
+        self._node.listen(self._node_changed)
         servers = await self._serve()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._services.run())
                 group.create_task(self._slices.run())
+                group.create_task(self._config.run())
+                group.create_task(self._node.run())
+                group.create_task(self._reporter.run())
                 group.create_task(self._reconcile_for_ever())
                 group.create_task(self._watch_kernel())
                 if self._listen:
@@ -126,6 +154,27 @@ class ProxyAgent:
         for service in self._snapshot.note_slice(key, new):
             self._mark(service)
 
+    def _config_changed(self, key: Key, old: Obj | None, new: Obj | None) -> None:
+        if key != (modes.CONFIG_NAMESPACE, modes.CONFIG_NAME):
+            return
+        mode, problem = modes.choose(new, self._mode if new is not None else self._default_mode)
+        if problem is None and mode not in self._dataplanes:
+            problem = Problem(describe(new or {}), "mode", f"{mode!r} cannot be had on this node")
+            mode = self._mode
+        if problem is not None and new is not None:
+            self._reporter.tell(new | {"kind": "ConfigMap"}, problem, "ProxyModeRefused")
+        if mode != self._mode:
+            self._mode = mode
+            self._wake.set()
+
+    def _node_changed(self, key: Key, old: Obj | None, new: Obj | None) -> None:
+        labels = labels_of(new) if new is not None and key.name == self._here.node else {}
+        zone = labels.get(ZONE_LABEL, self._zone)
+        if zone != self._here.zone:
+            self._here = replace(self._here, zone=zone)
+            for service in self._services.objects:
+                self._mark(service)
+
     def _mark(self, service: Key) -> None:
         self._dirty.setdefault(service, self._clock.monotonic())
         self._wake.set()
@@ -133,12 +182,15 @@ class ProxyAgent:
     async def _reconcile_for_ever(self) -> None:
         await self._services.synced.wait()
         await self._slices.synced.wait()
+        with suppress(TimeoutError):  # without a readable configuration, the mode that this node was given
+            await asyncio.wait_for(asyncio.gather(self._config.synced.wait(), self._node.synced.wait()), _PATIENCE_S)
         failures = 0
         while True:
             batch, self._dirty = self._dirty, {}
             self._wake.clear()
             try:
-                self._reconcile(batch)
+                self._follow_mode()
+                await self._reconcile(batch)
                 failures = 0
             except MachineError as error:
                 failures += 1
@@ -148,19 +200,37 @@ class ProxyAgent:
             await self._clock.sleep(_BURST_S)
             await self._wake.wait()
 
+    def _follow_mode(self) -> None:
+        if self.status.mode != self._mode:
+            _log.info("mode", old=self.status.mode, new=self._mode)
+            self._superseded, self.status.mode = self.status.mode, self._mode
+            self._programmer.switch(self._dataplanes[self._mode])
+
     def _failed(self, error: MachineError, batch: dict[Key, float]) -> None:
         self._programmer.forget()
+        if isinstance(error, Unsupported) and self._superseded:  # the old mode's rules still stand: keep to it
+            config = self._config.objects.get(Key(modes.CONFIG_NAMESPACE, modes.CONFIG_NAME))
+            if config is not None:
+                problem = Problem(describe(config | {"kind": "ConfigMap"}), "mode", str(error))
+                self._reporter.tell(config | {"kind": "ConfigMap"}, problem, "ProxyModeRefused")
+            self._mode = self._superseded
         self._dirty = batch | self._dirty
         self.status.failures += 1
         self.status.healthy, self.status.why = False, str(error)
         _log.error("sync-failed", error=str(error), services=len(batch))
 
-    def _reconcile(self, batch: dict[Key, float]) -> None:
+    async def _reconcile(self, batch: dict[Key, float]) -> None:
         start_s = self._clock.monotonic()
         whole = not self._programmer.adopted
         keys = self._snapshot.keys() if whole else batch.keys()
         plans = {k: self._snapshot.plan(k, self._here) for k in keys}
-        outcome = self._programmer.program(plans)
+        if self.status.mode == "iptables":  # programs are started: the rest of the node must not wait for them
+            outcome = await asyncio.to_thread(self._programmer.program, plans)
+        else:
+            outcome = self._programmer.program(plans)
+        if self._superseded:
+            self._dataplanes[self._superseded].remove()
+            self._superseded = ""
         self._checks.note(plans, whole=whole)
         now_s = self._clock.monotonic()
         for key, problems in outcome.problems.items():
@@ -183,8 +253,10 @@ class ProxyAgent:
     def _tell(self, key: Key, problems: tuple[Problem, ...]) -> None:
         if problems == self.problems.get(key, ()):
             return
+        known, service = self.problems.get(key, ()), self._services.objects.get(key)
         for problem in problems:
-            _log.warning("service-problem", problem=str(problem))
+            if problem not in known and service is not None:
+                self._reporter.tell(service, problem, "ServiceProblem")
         if problems:
             self.problems[key] = problems
         else:
@@ -193,6 +265,8 @@ class ProxyAgent:
     async def _watch_kernel(self) -> None:
         """Notice transactions of others, compare with the kernel, and repair."""
         await self.synced.wait()
+        await self._clock.sleep(_WATCH_S)
+        self._clear_other_modes()
         while True:
             # Reading a large table back takes long: it may cost at most a fiftieth of the time.
             await self._clock.sleep(max(_WATCH_S, 50 * self._adoption_s))
@@ -203,11 +277,30 @@ class ProxyAgent:
             except MachineError as error:
                 _log.warning("kernel-unreadable", error=str(error))
 
+    def _clear_other_modes(self) -> None:
+        """Remove what an agent in another mode may have left before this one was started."""
+        for mode, dataplane in self._dataplanes.items():
+            if mode != self.status.mode:
+                try:
+                    dataplane.remove()
+                except MachineError as error:
+                    _log.debug("other-mode", mode=mode, error=str(error))
+
+
+def trim_node(node: Obj) -> Obj:
+    """Return as much of a Node as the plan reads."""
+    meta = node["metadata"]
+    labels = {ZONE_LABEL: labels_of(node)[ZONE_LABEL]} if ZONE_LABEL in labels_of(node) else {}
+    kept = {k: meta[k] for k in ("name", "resourceVersion") if k in meta}
+    return {"kind": "Node", "metadata": kept | {"labels": labels}}
+
 
 def trim_service(service: Obj) -> Obj:
     """Return as much of a Service as the plan reads."""
     meta = service["metadata"]
-    kept = {k: meta[k] for k in ("namespace", "name", "resourceVersion", "creationTimestamp", "labels") if k in meta}
+    kept = {
+        k: meta[k] for k in ("namespace", "name", "uid", "resourceVersion", "creationTimestamp", "labels") if k in meta
+    }
     trimmed: Obj = {"kind": "Service", "metadata": kept, "spec": service.get("spec") or {}}
     if service.get("status"):
         trimmed["status"] = service["status"]
