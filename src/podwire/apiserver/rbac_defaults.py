@@ -68,6 +68,9 @@ _NODE = (
     "create delete get list patch update watch | coordination.k8s.io | leases",
     f"{_READ} | discovery.k8s.io | endpointslices",
     f"{_READ} | networking.k8s.io | networkpolicies",
+    # What node agents that enforce cluster-wide policies look at (they run as their node here).
+    f"{_READ} | policy.networking.k8s.io | adminnetworkpolicies baselineadminnetworkpolicies clusternetworkpolicies",
+    f"{_READ} | apiextensions.k8s.io | customresourcedefinitions",
     f"{_READ} | node.k8s.io | runtimeclasses",
     f"{_READ} | storage.k8s.io | csidrivers csinodes volumeattachments",
     "create get list watch | certificates.k8s.io | certificatesigningrequests",

@@ -7,7 +7,6 @@ from typing import Any
 
 from podwire.model.objects import Obj, key_of
 from podwire.policy.parse import POLICY_KINDS, read_policy
-from podwire.policy.plan import policy_id
 from podwire.policy.snapshot import parse_namespace, parse_node, parse_pod
 from podwire.policy.table import PolicyTable
 
@@ -38,5 +37,6 @@ def feed_change(table: PolicyTable, old: Obj | None, new: Obj | None) -> None:
 
 
 def id_of(obj: Mapping[str, Any]) -> str:
-    """Return a policy object's id in the table."""
-    return policy_id(read_policy(obj))
+    """Return a policy object's id in the table: ``plan.policy_id`` of what it parses to."""
+    key = key_of(obj)
+    return str(key) if obj["kind"] == "NetworkPolicy" else f"{obj['kind']}/{key.name}"

@@ -140,6 +140,8 @@ class PolicyTable:
 
     def set_node(self, name: str, node: Node | None) -> None:
         """A node is as given, or gone (None)."""
+        if node is not None and self._nodes.get(name) == node:
+            return
         if node is None:
             self._nodes.pop(name, None)
         else:
