@@ -79,7 +79,8 @@ _PUBLISH = re.compile(
     r"(?:(?P<host>\[[0-9a-fA-F:]+\]|[0-9.]+):)?(?P<port>\d+):svc/(?:(?P<ns>[^/]+)/)?(?P<name>[^/:]+):(?P<sport>[a-z0-9-]+)"
 )
 _FIELDS = {
-    "name", "nodes", "ipFamily", "podCIDR", "serviceCIDR", "backend", "mtu", "proxyMode", "images", "publish", "apiPort", "cniProfile"
+    "name", "nodes", "ipFamily", "podCIDR", "serviceCIDR", "backend", "mtu", "proxyMode", "images", "publish",
+    "apiPort", "cniProfile",
 }  # fmt: skip
 
 
