@@ -85,7 +85,7 @@ class Verdict:
 
     @property
     def deciding(self) -> Decision:
-        """The side to speak of first: the one that denies, else the one where a policy speaks, ingress before egress."""
+        """The side to speak of first: one that denies, else one where a policy speaks; ingress before egress."""
         if not self.egress.allowed:
             return self.egress
         return self.egress if self.ingress.allowed and not self.ingress.policy and self.egress.policy else self.ingress

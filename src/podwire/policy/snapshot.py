@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from podwire.model.objects import Key, key_of, labels_of
 from podwire.policy.parse import POLICY_KINDS, read_policy
@@ -23,8 +23,7 @@ _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _ENDED = ("Succeeded", "Failed")
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerPort:
+class ContainerPort(NamedTuple):
     """A container port that has a name."""
 
     name: str
