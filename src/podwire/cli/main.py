@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from podwire import KUBERNETES_VERSION, __version__
+from podwire.cli import questions
 from podwire.cli.terminal import print_error
 from podwire.model.errors import BadInput, NotPermitted, PodwireError, Unsupported
 
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
     logs.add_argument("--tail", type=int, default=200, metavar="N", help="the last N lines (default: 200)")
     _add_node(named(command("node", "node:run", "run a command on a node, or make it fail", about=_NODE_ABOUT)))
+    questions.add_commands(command)
     printable(command("doctor", "inspect:doctor", "say what this machine can do, and what to change"))
     bench = command("bench", "bench:run", "measure podwire on this machine", about=_BENCH_ABOUT)
     bench.add_argument("what", choices=("up",), help="what to measure")

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from podwire.client.errors import ApiError, Gone, Unavailable, from_status
 from podwire.client.port import Listing, PatchKind, WatchEvent
 from podwire.model.errors import BadInput, Problem
 from podwire.model.objects import Obj
-from podwire.model.resources import Resource
+from podwire.model.resources import PODS, Resource
 
 _PATCH_TYPES = {
     "json": "application/json-patch+json",
@@ -247,9 +247,46 @@ class HttpClient:
             options["preconditions"] = {"uid": uid}
         await self._request("DELETE", resource.path(namespace, name), body=options)
 
+    async def execute(self, pod: str, namespace: str, command: Sequence[str], container: str = "") -> tuple[int, str]:
+        """Run ``command`` in a container of a pod; return its exit code and what it wrote, both streams together.
+
+        Over WebSocket, v5.channel.k8s.io (KEP-4006). Raises ApiError, NotFound for a pod that is not there.
+        """
+        params = [("stdout", "true"), ("stderr", "true"), *(("command", word) for word in command)]
+        if container:
+            params.append(("container", container))
+        path = PODS.path(namespace, pod, "exec")
+        output, status = b"", b""
+        try:
+            async with self._session.ws_connect(
+                path, params=params, headers=self._headers(), protocols=("v5.channel.k8s.io", "v4.channel.k8s.io")
+            ) as socket:
+                async for message in socket:
+                    if message.type is aiohttp.WSMsgType.BINARY and message.data:
+                        if message.data[0] == 3:
+                            status += message.data[1:]
+                        else:
+                            output += message.data[1:]
+        except aiohttp.WSServerHandshakeError as error:
+            raise from_status(error.status, {"message": f"exec in {namespace}/{pod}: {error.message}"}) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(0, "Unreachable", f"exec in {namespace}/{pod}: {error}") from error
+        return _exit_code(status), output.decode("utf-8", "replace")
+
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
+
+
+def _exit_code(status: bytes) -> int:
+    """Return the exit code that a metav1.Status of exec carries. Raises ApiError when the command never ran."""
+    answer: Obj = orjson.loads(status) if status else {"status": "Failure", "message": "the stream ended early"}
+    if answer.get("status") == "Success":
+        return 0
+    for cause in (answer.get("details") or {}).get("causes") or ():
+        if cause.get("reason") == "ExitCode":
+            return int(cause["message"])
+    raise from_status(answer.get("code", 500), answer)
 
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from podwire.policy.snapshot import Endpoint, PolicySnapshot
 from podwire.verify.answer import Fix
 from podwire.verify.judge import source_of
 from podwire.verify.located import Located, field_of
-from podwire.verify.names import INTERNET
+from podwire.verify.names import outside_address
 from podwire.verify.rawpolicy import METADATA_NAME
 from podwire.verify.world import World
 
@@ -198,8 +198,9 @@ def _cluster_peer(world: World, other: Endpoint) -> Obj | None:
 def _peer(world: World, own: Endpoint, other: Endpoint) -> Obj:
     """Return the other end as a peer in a policy of ``own``'s namespace."""
     if other.pod is None:
-        anybody = other.ip is None or str(other.ip) == INTERNET
-        return {"ipBlock": {"cidr": "0.0.0.0/0" if anybody else f"{other.ip}/{other.ip.max_prefixlen}"}}
+        if other.ip is None or str(other.ip) == outside_address(world):
+            return {"ipBlock": {"cidr": "0.0.0.0/0"}}
+        return {"ipBlock": {"cidr": f"{other.ip}/{other.ip.max_prefixlen}"}}
     peer: Obj = {"podSelector": _matching(other.pod.labels)}
     if own.pod is None or own.pod.key.namespace != other.pod.key.namespace:
         peer = {"namespaceSelector": {"matchLabels": {METADATA_NAME: other.pod.key.namespace}}, **peer}

@@ -16,12 +16,13 @@ from ipaddress import ip_address
 
 from podwire.model.errors import BadInput, Problem
 from podwire.model.objects import Key
+from podwire.policy.rules import BlockPeer
 from podwire.verify.services import ServiceView
 from podwire.verify.workloads import SHORT, PodView
 from podwire.verify.world import World
 
-INTERNET = "203.0.113.1"
-"""The address that stands for a client or server outside the cluster (TEST-NET-3, RFC 5737)."""
+_OUTSIDE = ("198.51.100.1", "192.0.2.1", "203.0.113.1", "198.18.0.1")
+"""Addresses that stand for somebody outside the cluster: for documentation and benchmarks (RFC 5737, RFC 2544)."""
 
 _KINDS = {
     "pod": "Pod", "po": "Pod", "pods": "Pod", "deploy": "Deployment", "deployment": "Deployment",
@@ -82,7 +83,7 @@ def parse_party(world: World, text: str, namespace: str, *, as_server: bool = Fa
     nothing, or two things.
     """
     if text in ("internet", "world", "external"):
-        return Party("a client of the internet" if not as_server else "the internet", ip=INTERNET)
+        return Party("the internet", ip=outside_address(world))
     if _is_ip(text):
         return _address(world, str(ip_address(text)))
     parts = text.split("/")
@@ -97,6 +98,18 @@ def parse_party(world: World, text: str, namespace: str, *, as_server: bool = Fa
     if len(parts) == 1:
         return _named(world, text, namespace, as_server, elsewhere=True)
     raise _bad(text, "write NAME, KIND/NAME, NAMESPACE/NAME or NAMESPACE/KIND/NAME")
+
+
+def outside_address(world: World) -> str:
+    """Return an address that is nobody's in the cluster, if possible one that no policy speaks of in particular."""
+    blocks = {
+        peer
+        for policy in world.snapshot.policies
+        for rule in (*policy.ingress, *policy.egress)
+        for peer in rule.peers or ()
+        if isinstance(peer, BlockPeer) and peer.cidr.prefixlen
+    }
+    return min(_OUTSIDE, key=lambda text: sum(ip_address(text) in b.cidr for b in blocks))
 
 
 def _bad(text: str, why: str) -> BadInput:
@@ -229,4 +242,4 @@ def _dns_name(world: World, text: str) -> Party:
             return Party(f"{text} (pod/{pods[0].key.name} in {parts[2]})", pods, dns_name=text)
     if inside:
         raise _bad(text, "no Service of the cluster has this name")
-    return Party(f"{text} (outside the cluster)", ip=INTERNET, dns_name=text)
+    return Party(f"{text} (outside the cluster)", ip=outside_address(world), dns_name=text)

@@ -49,35 +49,31 @@ def why(world: World, source: str, destination: str, namespace: str = "default")
     service = wanted.party.service
     if service is not None:
         return _through_service(world, client, wanted, service)
-    ports = _PortOf(wanted)
-    pairs = _pairs(world, client, [(pod, wanted.party.ip, *ports(pod)) for pod in wanted.party.pods or (None,)])
+    pairs = _pairs(
+        world, client, [(pod, wanted.party.ip, *port_of(wanted, pod)) for pod in wanted.party.pods or (None,)]
+    )
     return _judged(world, client, wanted, pairs, [])
 
 
-@dataclass(frozen=True, slots=True)
-class _PortOf:
-    """Finds (protocol, number) on each pod: a name means each pod's own port of that name."""
+def port_of(wanted: Destination, pod: PodView | None) -> tuple[str, int]:
+    """Return (protocol, number) on one pod: a name means the pod's own port of that name.
 
-    wanted: Destination
-
-    def __call__(self, pod: PodView | None) -> tuple[str, int]:
-        """Return the protocol and the number. Raises BadInput when the pod has no such port, or one must be said."""
-        wanted, declared = self.wanted, list(pod.ports()) if pod is not None else []
-        if wanted.port:
-            return wanted.protocol or "TCP", wanted.port
-        if wanted.port_name:
-            for name, protocol, number in declared:
-                if name == wanted.port_name and wanted.protocol in ("", protocol):
-                    return protocol, number
-            known = ", ".join(n for n, _, _ in declared if n) or "none"
-            raise BadInput(
-                Problem(wanted.party.name, wanted.port_name, f"no container port has this name; named: {known}")
-            )
-        fitting = [(p, n) for _, p, n in declared if wanted.protocol in ("", p)]
-        if len(fitting) == 1:
-            return fitting[0]
-        shown = ", ".join(f"{n}/{p}" for p, n in fitting) or "none is declared"
-        raise BadInput(Problem(wanted.party.name, "", f"which port? write :PORT ({shown})"))
+    Raises BadInput when the pod has no such port, or one must be said.
+    """
+    declared = list(pod.ports()) if pod is not None else []
+    if wanted.port:
+        return wanted.protocol or "TCP", wanted.port
+    if wanted.port_name:
+        for name, protocol, number in declared:
+            if name == wanted.port_name and wanted.protocol in ("", protocol):
+                return protocol, number
+        known = ", ".join(n for n, _, _ in declared if n) or "none"
+        raise BadInput(Problem(wanted.party.name, wanted.port_name, f"no container port has this name; named: {known}"))
+    fitting = [(p, n) for _, p, n in declared if wanted.protocol in ("", p)]
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = ", ".join(f"{n}/{p}" for p, n in fitting) or "none is declared"
+    raise BadInput(Problem(wanted.party.name, "", f"which port? write :PORT ({shown})"))
 
 
 def _pairs(world: World, client: Party, servers: list[tuple[PodView | None, str, str, int]]) -> list[_Pair]:
@@ -96,7 +92,7 @@ def _through_service(world: World, client: Party, wanted: Destination, service: 
         return Answer(
             client.name, target, True, text, str(service.located.key), service.located.place("spec.externalName")
         )
-    port = _service_port(service, wanted)
+    port = service_port(service, wanted)
     if port is None:
         known = ", ".join(f"{p.port}/{p.protocol}{f' ({p.name})' if p.name else ''}" for p in service.ports)
         asked = wanted.port_name or wanted.port
@@ -125,7 +121,8 @@ def _through_service(world: World, client: Party, wanted: Destination, service: 
     return _judged(world, client, wanted, pairs, nat, target)
 
 
-def _service_port(service: ServiceView, wanted: Destination) -> ServicePort | None:
+def service_port(service: ServiceView, wanted: Destination) -> ServicePort | None:
+    """Return the port of a Service that is meant, None when it has no such port. Raises BadInput: which of many?"""
     for port in service.ports:
         fits = wanted.protocol in ("", port.protocol)
         if wanted.port and fits and wanted.port in (port.port, port.node_port if not wanted.party.pods else port.port):
