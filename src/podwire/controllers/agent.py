@@ -12,6 +12,7 @@ from podwire.controllers.deployments.agent import Deployments
 from podwire.controllers.endpoints.agent import EndpointSlices, LegacyEndpoints, MirroredEndpoints
 from podwire.controllers.garbage.agent import GarbageCollector
 from podwire.controllers.jobs.agent import Jobs
+from podwire.controllers.loadbalancers.agent import LoadBalancers
 from podwire.controllers.namespaces.agent import NamespaceBirth, NamespaceDeath
 from podwire.controllers.nodes.cidr_agent import NodeCidrs
 from podwire.controllers.nodes.eviction_agent import TaintEviction
@@ -45,6 +46,7 @@ def make_loops(shared: Shared) -> list[Loop]:
         EndpointSlices(shared),
         LegacyEndpoints(shared),
         MirroredEndpoints(shared),
+        LoadBalancers(shared),
         NodeLifecycle(shared),
         TaintEviction(shared),
         PodGarbage(shared),
