@@ -74,7 +74,7 @@ class ServiceRules:
     rank: tuple[str, str, str]  # of two Services that claim one address the lower rank wins: age, then name
     frontends: tuple[Frontend, ...] = ()
     cluster_ips: tuple[IPAddress, ...] = ()
-    hairpins: tuple[IPAddress, ...] = ()  # local endpoints, which may reach themselves through the Service
+    hairpins: tuple[IPAddress, ...] = ()  # endpoints that may reach themselves through the Service by this node
     health_check_port: int = 0
     local_ready: int = 0  # endpoints of this node, for the health check
     problems: tuple[Problem, ...] = field(default=(), compare=False)

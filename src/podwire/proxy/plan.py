@@ -80,12 +80,14 @@ def plan_service(service: Obj, slices: Sequence[Obj], here: Here) -> ServiceRule
     frontends: list[Frontend] = []
     hairpins: dict[IPAddress, None] = {}
     local_ready: set[IPAddress] = set()
+    # A pod elsewhere may come here for a node port whose policy keeps its address, and be sent to itself.
+    afar = spec.get("externalTrafficPolicy") == "Local"
     for index, port in enumerate(spec.get("ports") or ()):
         if not _port_is_usable(port, f"spec.ports[{index}]", report):
             continue
         choices = {v: _choose(_endpoints(slices, port, v, here, report), here) for v in (4, 6)}
         for choice in choices.values():
-            hairpins.update((e.target.address, None) for e in (*choice.cluster, *choice.local) if e.local)
+            hairpins.update((e.target.address, None) for e in (*choice.cluster, *choice.local) if e.local or afar)
             local_ready.update(e.target.address for e in choice.local if e.ready)
         frontends += _frontends(service, port, cluster_ips, choices, here, report)
     return ServiceRules(
