@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -26,6 +27,8 @@ _PATCH_TYPES = {
     "strategic": "application/strategic-merge-patch+json",
     "apply": "application/apply-patch+yaml",
 }
+
+_PAGE_OBJECTS = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,26 @@ def ssl_context(access: Access) -> ssl.SSLContext:
     return context
 
 
+def _impatient_socket(info: tuple[Any, ...]) -> socket.socket:
+    """Return a TCP socket that notices within half a minute that the other side cannot be reached.
+
+    A watch only listens: without keepalive it would wait on a connection that a partition has ended, and what is
+    sent into a partition is retried for a quarter of an hour (tcp(7): TCP_KEEPIDLE, TCP_USER_TIMEOUT).
+    """
+    family, kind, protocol, *_ = info
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 10),
+        (socket.TCP_KEEPINTVL, 5),
+        (socket.TCP_KEEPCNT, 3),
+        (socket.TCP_USER_TIMEOUT, 20_000),
+        (socket.TCP_NODELAY, 1),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock
+
+
 class HttpClient:
     """``client.port.Client`` over HTTPS. Create it inside a running event loop."""
 
@@ -104,6 +127,7 @@ class HttpClient:
             ssl=ssl_context(access) if access.server.startswith("https") else False,
             limit=0,
             keepalive_timeout=60,
+            socket_factory=_impatient_socket,
         )
         self._session = aiohttp.ClientSession(
             base_url=access.server,
@@ -161,6 +185,23 @@ class HttpClient:
             item.setdefault("apiVersion", resource.api_version)
             item.setdefault("kind", resource.kind)
         return Listing(items, answer["metadata"]["resourceVersion"])
+
+    async def pages(
+        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listing]:
+        """Yield all matching objects of one revision, page by page, so that never all are decoded at a time."""
+        params = _selectors(labels, fields) | {"limit": str(_PAGE_OBJECTS)}
+        while True:
+            answer = await self._request("GET", resource.path(namespace), params=params)
+            items = answer.get("items") or []
+            for item in items:
+                item.setdefault("apiVersion", resource.api_version)
+                item.setdefault("kind", resource.kind)
+            meta = answer["metadata"]
+            yield Listing(items, meta["resourceVersion"])
+            if not meta.get("continue"):
+                return
+            params["continue"] = meta["continue"]
 
     async def watch(
         self,
