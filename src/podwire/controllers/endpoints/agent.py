@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from podwire.client.errors import AlreadyExists
 from podwire.controllers.children import Children, generated_name
+from podwire.controllers.endpoints.hints import Topology, wants_auto, with_hints
 from podwire.controllers.endpoints.legacy import (
     MIRRORER,
     mirror_annotations,
@@ -27,9 +28,10 @@ from podwire.controllers.endpoints.plan import (
 )
 from podwire.controllers.endpoints.slices import SliceChanges, SliceOwner, plan_slices
 from podwire.controllers.endpoints.trigger import TriggerTimes
+from podwire.controllers.scheduler.quantity import parse_milli
 from podwire.controllers.shared import Shared, all_of
 from podwire.controllers.workload import Pace, keyed_loop
-from podwire.model.objects import Key, Obj, annotations_of, controller_of, is_deleting, key_of, labels_of
+from podwire.model.objects import Key, Obj, annotations_of, controller_of, is_deleting, is_ready, key_of, labels_of
 from podwire.model.resources import ENDPOINTS, ENDPOINTSLICES, NODES, PODS, SERVICES
 from podwire.runtime.workloop import WorkLoop
 
@@ -58,6 +60,19 @@ class _ServicePods:
         """Return the zone of each node that has one."""
         return {k.name: z for k, n in self._nodes.objects.items() if (z := labels_of(n).get(ZONE))}
 
+    def topology(self, service: Obj) -> Topology:
+        """Return where the nodes are; their CPUs only for a Service that shares by them."""
+        if not wants_auto(service):
+            return Topology(self.zones(), {})
+        cpu_milli: dict[str, int] = {}
+        for node in self._nodes.objects.values():
+            if is_ready(node):
+                zone, cpu = labels_of(node).get(ZONE), _cpu_milli(node)
+                if not zone or not cpu:
+                    return Topology(self.zones(), {})
+                cpu_milli[zone] = cpu_milli.get(zone, 0) + cpu
+        return Topology(self.zones(), cpu_milli)
+
     def _service(self, key: Key, old: Obj | None, new: Obj | None) -> None:
         self._loop.add(key)
 
@@ -69,12 +84,18 @@ class _ServicePods:
             if selector is not None and any(o is not None and selector.matches(labels_of(o)) for o in (old, new)):
                 self._pace.add(key_of(service))
 
-    def _node(self, key: Key, old: Obj | None, new: Obj | None) -> None:
-        before = labels_of(old).get(ZONE) if old is not None else None
-        after = labels_of(new).get(ZONE) if new is not None else None
-        if before != after:
-            for service in self._services.objects:
-                self._loop.add(service)
+    def _node(self, node_key: Key, old: Obj | None, new: Obj | None) -> None:
+        facts = [(labels_of(o).get(ZONE), is_ready(o), _cpu_milli(o)) if o is not None else None for o in (old, new)]
+        if facts[0] == facts[1]:
+            return
+        moved = (facts[0] or (None,))[0] != (facts[1] or (None,))[0]
+        for key, service in self._services.objects.items():
+            if moved or wants_auto(service):
+                self._loop.add(key)
+
+
+def _cpu_milli(node: Obj) -> int:
+    return parse_milli(((node.get("status") or {}).get("allocatable") or {}).get("cpu", "0"))
 
 
 def _namespace_of(obj: Obj) -> tuple[str, ...]:
@@ -119,7 +140,8 @@ class EndpointSlices:
         if is_deleting(service) or selector_of(service) is None:
             return None
         pods = self._pods.selected(service)
-        wanted = plan_endpoints(service, pods, self._pods.zones())
+        topology = self._pods.topology(service)
+        wanted = with_hints(service, plan_endpoints(service, pods, topology.zones), topology)
         owner = SliceOwner(service, slice_labels(service), families_of(service))
         existing = [s for s in self._slices.of(service) if labels_of(s).get(MANAGED_BY) == CONTROLLER]
         changes = plan_slices(owner, existing, wanted, self._times.of(service, pods))

@@ -62,6 +62,8 @@ class Endpoint:
     name: str = ""
     uid: str = ""
     kind: str = "Pod"
+    for_zones: tuple[str, ...] = ()
+    for_nodes: tuple[str, ...] = ()
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -80,6 +82,9 @@ class Endpoint:
         if self.name:
             ref = {"kind": self.kind, "namespace": self.namespace, "name": self.name, "uid": self.uid}
             endpoint["targetRef"] = {k: v for k, v in ref.items() if v}
+        hints = {"forZones": self.for_zones, "forNodes": self.for_nodes}
+        if any(hints.values()):
+            endpoint["hints"] = {k: [{"name": n} for n in names] for k, names in hints.items() if names}
         return endpoint
 
 
