@@ -18,6 +18,19 @@ _KEYS, _VALUES = ("app", "tier"), ("x", "y", "z")
 PORTS = (80, 81, 443, 8080)
 _NAMES = ("http", "web", "dns")
 PROTOCOLS = ("TCP", "UDP")
+SLOTS = 12  # pods at a time; each slot is a place on a node, with its addresses
+STRANGERS = {4: ("203.0.113.7", "198.51.100.9"), 6: ("2001:db8::7", "2001:db8:1::9")}
+
+
+def slot_node(number: int) -> str:
+    """Return the node of a slot."""
+    return NODES[number % len(NODES)]
+
+
+def slot_addresses(number: int, *, dual: bool) -> list[str]:
+    """Return the addresses of a slot, IPv4 first."""
+    node = number % len(NODES)
+    return [f"10.244.{node}.{10 + number}", *([f"fd00:10:244:{node}::{10 + number:x}"] if dual else [])]
 
 
 class RandomCluster:
@@ -27,12 +40,13 @@ class RandomCluster:
         self._random = random.Random(seed)
         self._dual = dual
         self._serial = 0
+        self._slots: dict[int, tuple[str, str]] = {}
         self.objects: dict[tuple[str, str, str], Obj] = {}
         for number, name in enumerate(NODES):
             self._keep(self._node(name, number))
         for name in NAMESPACES:
             self._keep(self._namespace(name))
-        for n in range(pods):
+        for n in range(min(pods, SLOTS)):
             self._keep(self._pod(f"p{n}", n))
         for n in range(policies):
             self._keep(self._policy(f"np{n}"))
@@ -56,8 +70,9 @@ class RandomCluster:
             if r.random() < 0.1:
                 new["status"] = {**old["status"], "phase": r.choice(("Succeeded", "Running"))}
             return old, self._keep(new)
-        if choice < 0.45:
-            return None, self._keep(self._pod(f"q{self._serial}", 100 + self._serial))
+        free = [n for n in range(SLOTS) if n not in self._slots]
+        if choice < 0.45 and free:
+            return None, self._keep(self._pod(f"q{self._serial}", r.choice(free)))
         if choice < 0.55:
             old = r.choice(kinds["Namespace"])
             return old, self._keep(self._namespace(old["metadata"]["name"]))
@@ -65,6 +80,8 @@ class RandomCluster:
         if doomed is not None:
             meta = doomed["metadata"]
             del self.objects[doomed["kind"], meta["namespace"], meta["name"]]
+            if doomed["kind"] == "Pod":
+                self._slots = {n: who for n, who in self._slots.items() if who != (meta["namespace"], meta["name"])}
             return doomed, None
         if choice < 0.75 and kinds["NetworkPolicy"]:
             old = r.choice(kinds["NetworkPolicy"])
@@ -90,7 +107,7 @@ class RandomCluster:
             for e in o["status"]["podIPs"]
             if ip_address(e["ip"]).version == version
         ]
-        return [*found, *(("203.0.113.7", "198.51.100.9") if version == 4 else ("2001:db8::7", "2001:db8:1::9"))]
+        return [*found, *STRANGERS[version]]
 
     # --- objects
 
@@ -112,8 +129,9 @@ class RandomCluster:
 
     def _pod(self, name: str, number: int) -> Obj:
         r = self._random
-        node = number % len(NODES)
-        ips = [f"10.244.{node}.{10 + number}", *([f"fd00:10:244:{node}::{10 + number:x}"] if self._dual else [])]
+        namespace = r.choice(NAMESPACES)
+        self._slots[number] = (namespace, name)
+        ips = slot_addresses(number, dual=self._dual)
         ports = [
             {"name": p, "containerPort": r.choice(PORTS), "protocol": r.choice(PROTOCOLS)}
             for p in _NAMES
@@ -121,8 +139,8 @@ class RandomCluster:
         ]
         return {
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": r.choice(NAMESPACES), "labels": self._labels()},
-            "spec": {"nodeName": NODES[node], "containers": [{"name": "c", "image": "nginx", "ports": ports}]},
+            "metadata": {"name": name, "namespace": namespace, "labels": self._labels()},
+            "spec": {"nodeName": slot_node(number), "containers": [{"name": "c", "image": "nginx", "ports": ports}]},
             "status": {"phase": "Running", "podIP": ips[0], "podIPs": [{"ip": i} for i in ips]},
         }  # fmt: skip
 
