@@ -214,11 +214,13 @@ class Lab:
             self.supervisor.turn(left_s)
 
     def _last_words(self, name: str) -> str:
+        """Return the last line of a process's log that tells of trouble, else its last line."""
         try:
             lines = (self.cluster.logs / f"{name}.log").read_text().splitlines()
         except OSError:
             lines = []
-        return lines[-1].strip() if lines else "not ready in time"
+        troubled = [line for line in lines if " INFO " not in line and " DEBUG " not in line]
+        return (troubled or lines or ["not ready in time"])[-1].strip()
 
     # Serving commands
 
