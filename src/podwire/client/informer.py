@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from podwire.client.errors import ApiError, Gone
-from podwire.client.port import Client
+from podwire.client.port import Client, Listing
 from podwire.model.objects import Key, Obj, key_of
 from podwire.model.resources import Resource
 from podwire.runtime.clock import Clock, SystemClock
@@ -80,16 +80,35 @@ class Informer:
                 await self._clock.sleep(delay_s)
 
     async def _relist(self) -> None:
-        listing = await self._client.list(self.resource, self._namespace, labels=self._labels, fields=self._fields)
-        fresh = {key_of(o): o for o in listing.items}
-        for key in [k for k in self.objects if k not in fresh]:
-            self._set(key, None)
-        for key, obj in fresh.items():
-            old = self.objects.get(key)
-            if old is None or old["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
-                self._set(key, obj)
-        self._resource_version = listing.resource_version
+        """List everything; announce what differs. With ``trim``, page by page: a whole collection, decoded, may be
+        a hundred times what is kept of it."""
+        seen: set[Key] = set()
+        version = ""
+        async for page in self._pages():
+            version = page.resource_version
+            if self._trim is None:  # it is everything: what is gone goes first, so that names and addresses are free
+                self._keep_only({key_of(o) for o in page.items})
+            for obj in page.items:
+                key = key_of(obj)
+                seen.add(key)
+                old = self.objects.get(key)
+                if old is None or old["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
+                    self._set(key, obj)
+        self._keep_only(seen)
+        self._resource_version = version
         self.synced.set()
+
+    def _keep_only(self, keys: set[Key]) -> None:
+        for key in [k for k in self.objects if k not in keys]:
+            self._set(key, None)
+
+    async def _pages(self) -> AsyncIterator[Listing]:
+        where = {"labels": self._labels, "fields": self._fields}
+        if self._trim is None:
+            yield await self._client.list(self.resource, self._namespace, **where)
+            return
+        async for page in self._client.pages(self.resource, self._namespace, **where):
+            yield page
 
     async def _follow(self) -> None:
         async for event in self._client.watch(

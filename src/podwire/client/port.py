@@ -40,6 +40,12 @@ class Client(Protocol):
         """Return all matching objects; namespace "" means every namespace."""
         ...
 
+    def pages(
+        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listing]:
+        """Yield the same as ``list``, a few hundred objects at a time. Raises Gone when it took too long."""
+        ...
+
     def watch(
         self,
         resource: Resource,

@@ -14,12 +14,10 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from podwire.dns.desired import Answer, ServiceRecords
-from podwire.dns.packed import EndpointFacts, unpack_service, unpack_slices
+from podwire.dns.packed import unpack_service, unpack_slices
 from podwire.dns.plan import (
     SCHEMA_VERSION,
     Zone,
-    dashed,
-    endpoint_label,
     plan_service,
     reverse_addresses,
     type_key,
@@ -260,22 +258,27 @@ class Index:
     def _find_endpoint(self, label: bytes, service: Key, type: int) -> tuple[Finding, str]:
         """`10-244-1-101.web.default.svc`: an endpoint of a Service with a ClusterIP."""
         found, exists = [], False
-        for endpoint, address in self._endpoints_of(service):
-            if endpoint_label(endpoint, address, self.zone).lower() == label or dashed(address) == label:
-                exists = True
-                if type == (wire.A if address.version == 4 else wire.AAAA):
-                    found.append(wire.record_tail(type, self.zone.ttl_s, address.packed))
+        for address in self._addresses_called(label.decode("latin-1"), service):
+            exists = True
+            if type == (wire.A if address.version == 4 else wire.AAAA):
+                found.append(wire.record_tail(type, self.zone.ttl_s, address.packed))
         if found:
             return Finding(True, Answer(tuple(dict.fromkeys(found)))), f"an endpoint of Service {service}"
         if exists:
             return _NODATA, f"an endpoint of Service {service}, of the other address family"
         return _NXDOMAIN, f"Service {service} has no such port or ready endpoint"
 
-    def _endpoints_of(self, service: Key) -> Iterator[tuple[EndpointFacts, IPv4Address | IPv6Address]]:
-        for endpoint in unpack_slices(self._services[service][1]):
-            address = undashed(endpoint.address.replace(".", "-").replace(":", "-").encode())
-            if endpoint.ready and address is not None:
-                yield endpoint, address
+    def _addresses_called(self, label: str, service: Key) -> Iterator[IPv4Address | IPv6Address]:
+        """Yield the addresses of the ready endpoints with this name: a hostname, a pod's name or dashed address."""
+        spelled = {label, label.replace("-", "."), label.replace("-", ":")}
+        seeds = tuple(text.encode() for text in spelled)
+        pieces = [raw for raw in self._services[service][1] if any(seed in raw.lower() for seed in seeds)]
+        for endpoint in unpack_slices(pieces):  # rarely any: most such names are search paths tried in vain
+            pod = endpoint.pod if self.zone.endpoint_pod_names else ""
+            if endpoint.ready and (endpoint.address in spelled or label in (endpoint.hostname.lower(), pod)):
+                address = undashed(endpoint.address.replace(".", "-").replace(":", "-").encode())
+                if address is not None:
+                    yield address
 
     def _find_reverse(self, name: bytes, type: int) -> Finding:
         address = wire.reversed_address(name)
