@@ -11,21 +11,24 @@ import selectors
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from podwire.kernel import libc
 from podwire.kernel.conntrack.real import RealConntrack
 from podwire.kernel.iptables.real import RealIptables
 from podwire.kernel.nft.real import RealNft
-from podwire.model.objects import Key, Obj
+from podwire.model.objects import Key, Obj, key_of
+from podwire.model.serviceslices import SERVICE_NAME_LABEL
 from podwire.proxy.apply.iptables import IptablesDataplane
 from podwire.proxy.apply.nftables import NftablesDataplane
 from podwire.proxy.apply.port import Dataplane
-from podwire.proxy.desired import Here
+from podwire.proxy.desired import Here, ServiceRules
+from podwire.proxy.evaluate import Place
 from podwire.proxy.plan import plan_service
 from podwire.proxy.programmer import Programmer
 
@@ -145,6 +148,48 @@ class World:
 
         return self.within(source, talk)
 
+    def ask_many(self, asks: Sequence[tuple[str, str, int, str]], silent: Set[int] = frozenset()) -> list[str]:
+        """Ask (source, address, port, kind) all at once; return as ``ask`` does.
+
+        Those whose numbers are in ``silent`` are waited for only a little longer than the others.
+        """
+        answers = [SILENT] * len(asks)
+        with selectors.DefaultSelector() as waiting:
+            for number, (source, address, port, kind) in enumerate(asks):
+                s = self.within(source, lambda k=kind: self._start(k))  # type: ignore[misc]
+                s.setblocking(False)
+                with suppress(BlockingIOError, PermissionError, ConnectionRefusedError):
+                    s.connect((address, port))
+                if kind == "udp":
+                    with suppress(PermissionError, ConnectionRefusedError):
+                        s.send(b"?")
+                waiting.register(s, selectors.EVENT_READ, number)
+            open_ = set(range(len(asks)))
+            deadline_s = time.monotonic() + 5
+            while open_ and time.monotonic() < deadline_s:
+                if open_ <= silent:
+                    deadline_s = min(deadline_s, time.monotonic() + 0.12)
+                    silent = frozenset()
+                for key, _ in waiting.select(0.05):
+                    s, number = cast("socket.socket", key.fileobj), key.data
+                    try:
+                        answers[number] = s.recv(100).decode() or SILENT
+                    except BlockingIOError:
+                        continue
+                    except ConnectionRefusedError:
+                        answers[number] = REFUSED
+                    except OSError:
+                        answers[number] = SILENT
+                    open_.discard(number)
+                    waiting.unregister(s)
+                    s.close()
+            for key in list(waiting.get_map().values()):
+                cast("socket.socket", key.fileobj).close()
+        return answers
+
+    def _start(self, kind: str) -> socket.socket:
+        return socket.socket(self.family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+
 
 def build(plan: Plan) -> World:
     world = World(plan, home=os.open("/proc/self/ns/net", os.O_RDONLY))
@@ -169,7 +214,8 @@ def build(plan: Plan) -> World:
                  f"link set v-{name} master br0 up")  # fmt: skip
         world.ip(name, f"addr add {address}/{net} dev eth0{nodad}", "link set eth0 up",
                  f"route add default via {plan.outside}")  # fmt: skip
-    world.ip("outside", f"route add {plan.service_net} via {plan.node}", f"route add {plan.near_net} via {plan.node}",
+    world.ip("outside", f"route add {plan.service_net} via {plan.node}",
+        f"route add {'203.0.113.0/24' if plan.v == 4 else 'fd00:203::/64'} via {plan.node}", f"route add {plan.near_net} via {plan.node}",
              f"route add {plan.far_net} via {plan.far_node}")  # fmt: skip
     world.ip("far", f"addr add {plan.pods['far']}/{host} dev lo{nodad}", f"route add {plan.near_net} via {plan.node}")
     world.ip("node", f"route add {plan.far_net} via {plan.far_node}", "link add cni0 type bridge",
@@ -192,6 +238,7 @@ class Proxy:
 
     def __init__(self, world: World, mode: str) -> None:
         self.world, self.mode = world, mode
+        self.known: set[Key] = set()
         self.nft = world.within("node", RealNft)
         self.iptables = world.within("node", RealIptables)
         self.flows = world.within("node", RealConntrack)
@@ -206,6 +253,28 @@ class Proxy:
         if mode == "iptables":
             return IptablesDataplane(self.iptables, [p.v], *nets, self.nft.generation)
         return NftablesDataplane(self.nft, [p.v], *nets)
+
+    @property
+    def place(self) -> Place:
+        p = self.world.plan
+        own = frozenset(map(ip_address, (p.node, p.gateway)))
+        return Place((ip_network(p.cluster_net),), (ip_network(p.service_net),), own)
+
+    def put(self, services: Iterable[Obj], slices: Iterable[Obj], zone: str = "") -> dict[Key, ServiceRules | None]:
+        """Make these all the Services there are; return their plans."""
+        here = Here("node", (ip_address(self.world.plan.node),), zone)
+        pieces = list(slices)
+        plans: dict[Key, ServiceRules | None] = {
+            key_of(s): plan_service(
+                s,
+                [x for x in pieces if x["metadata"].get("labels", {}).get(SERVICE_NAME_LABEL) == key_of(s).name],
+                here,
+            )
+            for s in services
+        }
+        self.programmer.program(dict.fromkeys(self.known - plans.keys()) | plans)
+        self.known = set(plans)
+        return plans
 
     def set(self, service: Obj | None, *slices: Obj) -> int:
         here = Here("node", (ip_address(self.world.plan.node),))

@@ -33,6 +33,7 @@ def proxy(world: World, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     yield p
     for mode in ("nftables", "iptables"):
         p.dataplane(mode).remove()
+    p.flows.flush()
     p.nft.close()
     p.iptables.close()
     p.flows.close()
