@@ -76,6 +76,10 @@ class PortAtoms:
         starts = self._starts.get(protocol)
         return 0 if starts is None else self._atom_at[protocol][bisect_right(starts, port) - 1]
 
+    def has(self, port: PortRange) -> bool:
+        """Return whether the atoms were made with this range in mind."""
+        return port in self._by_range
+
     def mask_of(self, port: Port, table: PortNames) -> int:
         """Return the atoms of one port of a rule, towards pods that name their ports so."""
         if isinstance(port, PortRange):

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from podwire.model.objects import Key
 from podwire.model.selectors import Selector
 from podwire.policy.atoms import AddressAtoms, PortAtoms, PortNames, names_mentioned
-from podwire.policy.rules import BlockPeer, DomainPeer, IPAddress, NodePeer, PodPeer
+from podwire.policy.rules import BlockPeer, DomainPeer, IPAddress, NamedPort, NodePeer, PodPeer, Policy
 from podwire.policy.snapshot import Endpoint, Node, Pod, PolicySnapshot
 
 LabelPairs: TypeAlias = tuple[tuple[str, str], ...]
@@ -82,11 +82,35 @@ class Vocabulary:
         for snapshot in snapshots:
             domains = [p for p in peers if isinstance(p, DomainPeer)]
             blocks += [BlockPeer(c) for d in domains for c in resolved(snapshot, d)]
+        self.family = family
         self.addresses = AddressAtoms(blocks, family)
         self.block_number = {b: n for n, b in enumerate(self.addresses.blocks)}
         self.port_names = names_mentioned(ports)
         pods = (pod for s in snapshots for pod in s.pods.values()) if self.port_names else ()
         self.ports = PortAtoms(ports, {self.names_of(pod) for pod in pods})
+
+    def covers(self, policy: Policy) -> bool:
+        """Return whether all that a policy mentions is in the vocabulary already."""
+        rules = (*policy.ingress, *policy.egress)
+        peers = [p for r in rules for p in r.peers or ()]
+        selectors = [(p.pods, self.pod_labels) for p in (policy.subject, *peers) if isinstance(p, PodPeer)]
+        selectors += [(p.nodes, self.node_labels) for p in peers if isinstance(p, NodePeer)]
+        if any(
+            r.key not in known or not known[r.key].issuperset(r.values)
+            for s, known in selectors
+            for r in s.requirements
+        ):
+            return False
+        if any(isinstance(p, DomainPeer) or (isinstance(p, BlockPeer) and not self._has(p)) for p in peers):
+            return False
+        return all(
+            p.name in self.port_names if isinstance(p, NamedPort) else self.ports.has(p)
+            for r in rules
+            for p in r.ports or ()
+        )
+
+    def _has(self, block: BlockPeer) -> bool:
+        return block.cidr.version != self.family or (block.cidr, block.excepts) in self.block_number
 
     def names_of(self, pod: Pod) -> PortNames:
         """Return the pod's named ports that policies mention."""
@@ -176,6 +200,11 @@ class Classes:
             number = self._class((OutsideTraits(blocks),) * len(self.snapshots))
             self.all[number].address = make(address)
             self._of_blocks[blocks] = number
+
+    def of_changed(self, pod: Pod) -> int | None:
+        """Return the class that a pod with these labels belongs to (one snapshot only); None when there is none yet."""
+        traits = _TraitsReader(self.vocabulary, self.family).read(pod)
+        return self._index.get((traits,))
 
     def of_end(self, end: Endpoint) -> int | None:
         """Return the class of one end of a connection; None when no class stands for it.

@@ -40,6 +40,11 @@ class Clauses:
     isolated: int = 0
 
 
+def flip(clauses: Iterable[Clause]) -> list[Clause]:
+    """Return the clauses seen from the other end: columns of these are rows of those."""
+    return [Clause(c.dst, c.src, c.ports, c.action) for c in clauses]
+
+
 class ClauseWriter:
     """Turns the policies of one snapshot into clauses."""
 
@@ -58,7 +63,7 @@ class ClauseWriter:
 
     def write(self, direction: Direction) -> Clauses:
         """Return the clauses of one direction."""
-        made = Clauses(direction)
+        made = self.write_ordered(direction)
         accepts: dict[tuple[int, int], int] = {}
         for policy in self._snapshot.policies:
             if policy.tier != "NetworkPolicy" or direction not in policy.isolates:
@@ -70,9 +75,11 @@ class ClauseWriter:
                 place = (clause.dst, clause.ports)
                 accepts[place] = accepts.get(place, 0) | clause.src
         made.accepts = [Clause(src, dst, ports, "Accept") for (dst, ports), src in accepts.items()]
-        made.admin = self._ordered("Admin", direction)
-        made.baseline = self._ordered("Baseline", direction)
         return made
+
+    def write_ordered(self, direction: Direction) -> Clauses:
+        """Return the clauses of the tiers Admin and Baseline alone."""
+        return Clauses(direction, self._ordered("Admin", direction), [], self._ordered("Baseline", direction))
 
     def _ordered(self, tier: str, direction: Direction) -> list[Clause]:
         policies = sorted((p for p in self._snapshot.policies if p.tier == tier), key=lambda p: p.order)
@@ -120,6 +127,25 @@ class Columns:
         self._towards = [_towards(cs, classes) for cs in (clauses.admin, clauses.accepts, clauses.baseline)]
         self._solved: dict[tuple[_Numbers, _Numbers, _Numbers, int], tuple[int, ...]] = {}
         self._members: dict[int, tuple[int, ...]] = {}
+
+    def add(self, clause: Clause) -> int:
+        """Take in one more clause of the NetworkPolicy tier; return its number, which is never used again."""
+        number = len(self._clauses.accepts)
+        self._clauses.accepts.append(clause)
+        for dst in members(clause.dst):
+            self._towards[1][dst].append(number)
+        return number
+
+    def remove(self, number: int) -> None:
+        """Forget a clause that was added."""
+        for dst in members(self._clauses.accepts[number].dst):
+            self._towards[1][dst].remove(number)
+
+    def isolate(self, isolated: int) -> None:
+        """Replace the set of isolated classes."""
+        self._clauses.isolated = isolated
+        if len(self._solved) > 4 * len(self._towards[1]):
+            self._solved.clear()  # answers to questions of the past
 
     def column(self, dst: int) -> tuple[int, ...]:
         """Return one set of sources per port atom. Destinations under the same clauses share one answer."""
