@@ -18,7 +18,6 @@ from typing import Literal, TypeAlias
 
 from podwire.wire.nfnetlink import (
     FAMILIES,
-    NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_REQUEST,
     attribute,
@@ -232,7 +231,8 @@ def encode_expressions(rule: FilterRule) -> bytes:
     return b"".join(parts)
 
 
-# --- messages. Each is asked to be acknowledged.
+# --- messages. None asks for an acknowledgement: thousands of them would not fit a socket's buffer in a user
+# namespace. Refusals are told all the same; who sends a batch asks for one acknowledgement at its end.
 
 
 def _name(kind: int, text: str) -> bytes:
@@ -240,7 +240,7 @@ def _name(kind: int, text: str) -> bytes:
 
 
 def _request(kind: int, family: str, sequence: int, body: bytes, flags: int = 0) -> bytes:
-    return message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, sequence, FAMILIES[family], body)
+    return message(kind, NLM_F_REQUEST | flags, sequence, FAMILIES[family], body)
 
 
 def new_chain(family: str, table: str, chain: str, sequence: int) -> bytes:

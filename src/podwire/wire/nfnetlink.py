@@ -98,6 +98,12 @@ def message(kind: int, flags: int, sequence: int, family: int, payload: bytes, r
     )  # fmt: skip
 
 
+def ask_acknowledgement(sent: bytes) -> bytes:
+    """Return the message with the flag that asks for an acknowledgement."""
+    size, kind, flags, sequence, port = _header.unpack_from(sent)
+    return _header.pack(size, kind, flags | NLM_F_ACK, sequence, port) + sent[_header.size :]
+
+
 def batch(messages: Iterable[bytes], sequence: int) -> bytes:
     """Return the messages as one transaction. ``sequence`` numbers the frame's own two messages."""
     begin = message(_BATCH_BEGIN, NLM_F_REQUEST, sequence, 0, b"", 10)

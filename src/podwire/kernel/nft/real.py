@@ -207,6 +207,7 @@ class RealNft:
     def _commit(self, pending: Sequence[_Sent]) -> None:
         self._sequence += 1
         frame = self._sequence
+        pending[-1].raw = wire.ask_acknowledgement(pending[-1].raw)
         data = wire.batch((s.raw for s in pending), frame)
         try:
             self._socket.send(data)
