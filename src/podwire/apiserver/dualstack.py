@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from podwire.apiserver.errors import FieldError, field_forbidden, invalid_value, required
+from podwire.apiserver.validation.servicefields import is_external, needs_health_check
 from podwire.model.objects import Obj
 
 _OTHER = {"IPv4": "IPv6", "IPv6": "IPv4"}
@@ -21,8 +22,10 @@ def complete(service: Obj, old: Obj | None, families: Sequence[str]) -> list[Fie
     ``families`` are the cluster's, the primary first.
     """
     spec = service["spec"]
+    if old is not None:
+        _drop_dependent(spec, old["spec"])
     if spec["type"] == "ExternalName":
-        return _external_name(spec)
+        return list(_external_name(spec))
     if old is not None:
         _carry_over(spec, old["spec"])
     if spec.get("clusterIP") and not spec.get("clusterIPs"):
@@ -36,10 +39,27 @@ def complete(service: Obj, old: Obj | None, families: Sequence[str]) -> list[Fie
     return problems
 
 
-def _external_name(spec: Obj) -> list[FieldError]:
+def _external_name(spec: Obj) -> Iterator[FieldError]:
+    if spec.get("clusterIP") or spec.get("clusterIPs"):
+        yield field_forbidden("spec.clusterIP", "may not be set for ExternalName services")
     for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
         spec.pop(field, None)
-    return []
+
+
+def _drop_dependent(spec: Obj, before: Obj) -> None:
+    """Drop what belonged to the former type and was not changed: a client sent back what it had read."""
+    dropped: list[str] = []
+    if spec["type"] == "ExternalName" and before["type"] != "ExternalName":
+        dropped += ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]
+    if spec["type"] != "LoadBalancer":
+        dropped += ["allocateLoadBalancerNodePorts", "loadBalancerClass"]
+    if not is_external(spec):
+        dropped.append("externalTrafficPolicy")
+    if not needs_health_check(spec):
+        dropped.append("healthCheckNodePort")
+    for field in dropped:
+        if field in spec and spec[field] == before.get(field):
+            del spec[field]
 
 
 def _carry_over(spec: Obj, before: Obj) -> None:
@@ -60,10 +80,7 @@ def _carry_over(spec: Obj, before: Obj) -> None:
         if [p.get("nodePort") for p in spec.get("ports") or ()] == was:
             for port in spec.get("ports") or ():
                 port.pop("nodePort", None)
-    if spec["type"] != "LoadBalancer" or spec.get("externalTrafficPolicy") != "Local":
-        if spec.get("healthCheckNodePort") == before.get("healthCheckNodePort"):
-            spec.pop("healthCheckNodePort", None)
-    elif before.get("healthCheckNodePort") and not spec.get("healthCheckNodePort"):
+    if needs_health_check(spec) and before.get("healthCheckNodePort") and not spec.get("healthCheckNodePort"):
         spec["healthCheckNodePort"] = before["healthCheckNodePort"]
 
 

@@ -8,17 +8,19 @@ that exact. Automatic addresses avoid the lower, "static" part of a range while 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from podwire.apiserver.errors import FieldError, internal, invalid, invalid_value
 from podwire.apiserver.kinds import Kind
+from podwire.apiserver.validation.servicefields import needs_health_check
 from podwire.model.objects import Obj
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 NODE_PORTS = (30000, 32767)
+_TAKEN = "provided port is already allocated"
 _MAX_RANGE = 1 << 20  # addresses of a range that are given out at random; larger v6 ranges are cut
 
 
@@ -30,7 +32,7 @@ class ServiceIps:
         self._families = [_family(n) for n in networks]
         self._node_ports = node_ports
         self._addresses: set[Address] = set()
-        self._ports: set[tuple[str, int]] = set()
+        self._ports: set[int] = set()
 
     @property
     def families(self) -> Sequence[str]:
@@ -126,48 +128,54 @@ class ServiceIps:
         raise internal(f"failed to allocate a serviceIP: range {network} is full (Service {name})")
 
     def _allocate_ports(self, kind: Kind, service: Obj) -> None:
+        """Give node ports. One number belongs to one Service, whatever the protocol; within it, ports of one
+        number (DNS over UDP and TCP) share their node port."""
         spec = service["spec"]
         wants = spec.get("type") == "NodePort" or (
             spec.get("type") == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts", True)
         )
-        name = service["metadata"]["name"]
-        mine: set[tuple[str, int]] = set()
+        ports = spec.get("ports") or ()
+        asked = {p.get("port"): p["nodePort"] for p in reversed(ports) if p.get("nodePort")}
+        mine: dict[int, Any] = {}
         problems: list[FieldError] = []
-        for n, port in enumerate(spec.get("ports") or ()):
-            protocol, number = port.get("protocol", "TCP"), port.get("nodePort", 0)
-            if number:
-                why = self._port_problem(protocol, number)
-                if why and (protocol, number) not in mine:
-                    problems.append(invalid_value(f"spec.ports[{n}].nodePort", number, why))
-            elif wants:
-                number = port["nodePort"] = self._pick_port(protocol, mine, spec["ports"])
-            if number:
-                mine.add((protocol, number))
-        if wants and spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
-            if not spec.get("healthCheckNodePort"):
-                spec["healthCheckNodePort"] = self._pick_port("TCP", mine, ())
-            elif (why := self._port_problem("TCP", spec["healthCheckNodePort"])) != "":
-                problems.append(invalid_value("spec.healthCheckNodePort", spec["healthCheckNodePort"], why))
+        for n, port in enumerate(ports):
+            number = port.get("nodePort", 0)
+            if not number and wants:
+                number = asked.get(port.get("port")) or self._pick_port(mine)
+                port["nodePort"] = asked[port.get("port")] = number
+            if number and mine.setdefault(number, port.get("port")) != port.get("port"):
+                problems.append(invalid_value(f"spec.ports[{n}].nodePort", number, _TAKEN))
+            elif number and (why := self._port_problem(number)):
+                problems.append(invalid_value(f"spec.ports[{n}].nodePort", number, why))
+        problems += self._allocate_health_check(spec, mine)
         if problems:
-            raise invalid(kind, name, problems)
+            raise invalid(kind, service["metadata"]["name"], problems)
 
-    def _port_problem(self, protocol: str, number: int) -> str:
+    def _allocate_health_check(self, spec: Obj, mine: Container[int]) -> Iterator[FieldError]:
+        if not needs_health_check(spec):
+            return
+        number = spec.get("healthCheckNodePort")
+        if not number:
+            spec["healthCheckNodePort"] = self._pick_port(mine)
+        elif why := _TAKEN if number in mine else self._port_problem(number):
+            yield invalid_value("spec.healthCheckNodePort", number, why)
+
+    def _port_problem(self, number: int) -> str:
         low, high = self._node_ports
         if not low <= number <= high:
             return f"provided port is not in the valid range. The range of valid ports is {low}-{high}"
-        return "provided port is already allocated" if (protocol, number) in self._ports else ""
+        return _TAKEN if number in self._ports else ""
 
-    def _pick_port(self, protocol: str, mine: set[tuple[str, int]], ports: Sequence[dict[str, Any]]) -> int:
-        # A Service's TCP and UDP port of one number share one node port (DNS).
+    def _pick_port(self, mine: Container[int]) -> int:
         low, high = self._node_ports
         static = min(max(16, (high - low + 1) // 32), 128)
         for first, last in ((low + static, high), (low, high)):
             for _ in range(64):
                 number = random.randint(min(first, last), last)
-                if (protocol, number) not in self._ports and (protocol, number) not in mine:
+                if number not in self._ports and number not in mine:
                     return number
             for number in range(first, last + 1):
-                if (protocol, number) not in self._ports and (protocol, number) not in mine:
+                if number not in self._ports and number not in mine:
                     return number
         raise internal(f"failed to allocate a nodePort: range {low}-{high} is full")
 
@@ -183,9 +191,9 @@ def _addresses(service: Obj) -> Iterable[Address]:
     return [ip_address(a) for a in spec.get("clusterIPs") or () if a and a != "None"]
 
 
-def _ports(service: Obj) -> Iterable[tuple[str, int]]:
+def _ports(service: Obj) -> Iterable[int]:
     spec = service["spec"]
-    found = [(p.get("protocol", "TCP"), p["nodePort"]) for p in spec.get("ports") or () if p.get("nodePort")]
+    found = [p["nodePort"] for p in spec.get("ports") or () if p.get("nodePort")]
     if spec.get("healthCheckNodePort"):
-        found.append(("TCP", spec["healthCheckNodePort"]))
+        found.append(spec["healthCheckNodePort"])
     return found

@@ -135,3 +135,56 @@ async def test_dual_stack_is_refused_on_a_single_stack_cluster(api):
     assert (await create(api, "a", ipFamilyPolicy="PreferDualStack"))["ipFamilies"] == ["IPv4"]
     with pytest.raises(Invalid, match="not configured for dual-stack"):
         await create(api, "b", ipFamilyPolicy="RequireDualStack")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"allocateLoadBalancerNodePorts": False}, "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used"),
+        ({"loadBalancerClass": "a/b"}, "spec.loadBalancerClass: Forbidden: may only be used when `type` is"),
+        ({"loadBalancerSourceRanges": ["10.0.0.0/8"]}, "spec.LoadBalancerSourceRanges: Forbidden: may only be used"),
+        ({"externalTrafficPolicy": "Local"}, 'Invalid value: "Local": may only be set for externally-accessible'),
+        ({"healthCheckNodePort": 31000}, "spec.healthCheckNodePort: Invalid value: 31000: may only be set when"),
+        ({"trafficDistribution": "Far"}, 'spec.trafficDistribution: Unsupported value: "Far": supported values'),
+        ({"type": "ExternalName", "externalName": "a.b", "clusterIP": "10.96.0.9"}, "spec.clusterIP: Forbidden"),
+        ({"externalIPs": ["127.0.0.1"]}, r"spec.externalIPs\[0\]: .* may not be in the loopback range"),
+        ({"externalIPs": ["0.0.0.0"]}, r"spec.externalIPs\[0\]: .* may not be unspecified"),
+        ({"externalIPs": ["172.30.0.041"]}, r"spec.externalIPs\[0\]: .* must be a valid IP address"),
+        ({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/33"]}, "must be a valid CIDR value"),
+    ],
+)
+async def test_fields_that_would_mean_nothing_are_refused(api, spec, message):
+    with pytest.raises(Invalid, match=message):
+        await create(api, "a", **spec)
+
+
+async def test_what_belonged_to_the_former_type_goes_with_it(api):
+    spec = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "loadBalancerClass": "a/b"}
+    made = await api.client.create(SERVICES, service("a", **spec))
+    made["spec"]["type"] = "ClusterIP"  # all else sent back as it was read
+    inner = (await api.client.update(SERVICES, made))["spec"]
+    gone = {"allocateLoadBalancerNodePorts", "loadBalancerClass", "externalTrafficPolicy", "healthCheckNodePort"}
+    assert not gone & inner.keys()
+    assert inner["clusterIP"] == made["spec"]["clusterIP"]
+    named = await api.client.patch(
+        SERVICES, "a", {"spec": {"type": "ExternalName", "externalName": "a.example"}}, "default"
+    )
+    assert not {"clusterIP", "clusterIPs", "ipFamilies"} & named["spec"].keys()
+    await create(api, "b", clusterIP=inner["clusterIP"])
+
+
+async def test_one_node_port_for_both_protocols_of_a_port_and_for_one_service(api):
+    ports = [{"name": "u", "port": 53, "protocol": "UDP"}, {"name": "t", "port": 53}]
+    spec = await create(api, "a", type="NodePort", ports=ports)
+    number = spec["ports"][0]["nodePort"]
+    assert spec["ports"][1]["nodePort"] == number
+    with pytest.raises(Invalid, match="provided port is already allocated"):
+        await create(api, "b", type="NodePort", ports=[{"port": 1, "protocol": "SCTP", "nodePort": number}])
+
+
+async def test_a_health_port_without_node_ports(api):
+    local = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "allocateLoadBalancerNodePorts": False}
+    spec = await create(api, "a", **local)
+    assert "nodePort" not in spec["ports"][0]
+    with pytest.raises(Invalid, match="spec.healthCheckNodePort: Invalid value: .* already allocated"):
+        await create(api, "b", healthCheckNodePort=spec["healthCheckNodePort"], **local)

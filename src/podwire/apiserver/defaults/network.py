@@ -24,18 +24,13 @@ def default_service(obj: Obj) -> None:
             port["protocol"] = "TCP"
         if port.get("targetPort") in (None, 0, ""):
             port["targetPort"] = port.get("port", 0)
-    external = spec["type"] in ("NodePort", "LoadBalancer")
-    if external or spec.get("externalIPs"):
-        if not spec.get("externalTrafficPolicy"):
-            spec["externalTrafficPolicy"] = "Cluster"
-    else:
-        spec.pop("externalTrafficPolicy", None)
+    external = spec["type"] in ("NodePort", "LoadBalancer") or spec.get("externalIPs")
+    if external and not spec.get("externalTrafficPolicy"):
+        spec["externalTrafficPolicy"] = "Cluster"
     if spec["type"] != "ExternalName":
         spec.setdefault("internalTrafficPolicy", "Cluster")
     if spec["type"] == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
-    else:
-        spec.pop("allocateLoadBalancerNodePorts", None)
 
 
 def default_endpoints(obj: Obj) -> None:

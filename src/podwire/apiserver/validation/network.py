@@ -15,9 +15,9 @@ from podwire.apiserver.errors import (
     unsupported,
 )
 from podwire.apiserver.validation import names
+from podwire.apiserver.validation.servicefields import check_dependent_fields
 from podwire.apiserver.validation.values import (
     PORT_RANGE,
-    check_address,
     check_cidr,
     check_immutable,
     check_one_of,
@@ -61,9 +61,8 @@ def check_service(new: Obj, old: Obj | None) -> Iterator[FieldError]:
         yield from names.check_labels(spec["selector"], "spec.selector")
     yield from _check_service_ports(ports, kind or "", many=len(ports) > 1)
     for n, address in enumerate(spec.get("externalIPs") or ()):
-        yield from check_address(address, f"spec.externalIPs[{n}]")
-    for n, cidr in enumerate(spec.get("loadBalancerSourceRanges") or ()):
-        yield from check_cidr(cidr.strip(), f"spec.loadBalancerSourceRanges[{n}]")
+        yield from check_reachable_address(address, f"spec.externalIPs[{n}]")
+    yield from check_dependent_fields(spec)
 
 
 def _check_service_ports(ports: list[Obj], kind: str, *, many: bool) -> Iterator[FieldError]:
@@ -98,6 +97,12 @@ def _check_service_ports(ports: list[Obj], kind: str, *, many: bool) -> Iterator
             node_ports.add((protocol, node_port))
 
 
+def _is_api(obj: Obj) -> bool:
+    """Return whether these are the API server's own endpoints: on a fake kernel it has a loopback address."""
+    meta = obj["metadata"]
+    return (meta.get("namespace"), meta.get("name")) == ("default", "kubernetes")
+
+
 def check_endpoints(new: Obj, old: Obj | None) -> Iterator[FieldError]:
     """Check an Endpoints object."""
     for n, subset in enumerate(new.get("subsets") or ()):
@@ -106,7 +111,9 @@ def check_endpoints(new: Obj, old: Obj | None) -> Iterator[FieldError]:
             yield required(path, "must specify `addresses` or `notReadyAddresses`")
         for field in ("addresses", "notReadyAddresses"):
             for m, address in enumerate(subset.get(field) or ()):
-                yield from _check_endpoint_address(address.get("ip", ""), f"{path}.{field}[{m}].ip")
+                yield from check_reachable_address(
+                    address.get("ip", ""), f"{path}.{field}[{m}].ip", loopback=_is_api(new)
+                )
         ports = subset.get("ports") or []
         for m, port in enumerate(ports):
             where = f"{path}.ports[{m}]"
@@ -116,8 +123,8 @@ def check_endpoints(new: Obj, old: Obj | None) -> Iterator[FieldError]:
             yield from check_one_of(port, where, "protocol", _PROTOCOLS)
 
 
-def _check_endpoint_address(text: str, path: str) -> Iterator[FieldError]:
-    """An endpoint may be no address that would let Services reach a node's own loopback or link."""
+def check_reachable_address(text: str, path: str, *, loopback: bool = False) -> Iterator[FieldError]:
+    """No address that would let Services reach a node's own loopback or link, or that is none."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -125,7 +132,7 @@ def _check_endpoint_address(text: str, path: str) -> Iterator[FieldError]:
         return
     if address.is_unspecified:
         yield invalid_value(path, text, f"may not be unspecified ({text})")
-    if address.is_loopback and text != "127.0.0.1":
+    if address.is_loopback and not loopback:
         yield invalid_value(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
     if address.is_link_local:
         yield invalid_value(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
@@ -157,7 +164,7 @@ def check_endpointslice(new: Obj, old: Obj | None) -> Iterator[FieldError]:
                 if why := names.subdomain_problem(text.rstrip(".")):
                     yield invalid_value(where, text, why)
                 continue
-            problems = list(_check_endpoint_address(text, where))
+            problems = list(check_reachable_address(text, where, loopback=_is_api(new)))
             yield from problems
             if not problems and kind in ("IPv4", "IPv6") and f"IPv{ip_address(text).version}" != kind:
                 yield invalid_value(where, text, f"must be an {kind} address")
