@@ -212,6 +212,14 @@ def _shown(value: object) -> str:
     return str(value)
 
 
+def _shared_namespaces(old: World, new: World) -> list[str]:
+    """Return the namespaces to compare: those of the files, when a cluster is held against files; else all."""
+    if old.complete == new.complete:
+        return []
+    files = old if new.complete else new
+    return sorted({p.key.namespace for p in files.pods if not p.assumed}) or ["default"]
+
+
 def diff(arguments: argparse.Namespace) -> int:
     """Show what a change opens and cuts. Exit code 0: nothing, 1: something."""
     from podwire.verify import changes, world
@@ -228,7 +236,8 @@ def diff(arguments: argparse.Namespace) -> int:
         old, new = _objects(arguments, arguments.old), _objects(arguments, arguments.new)
     else:
         raise BadInput(Problem("diff", "", "write podwire diff OLD NEW, or podwire diff -f FILE for a cluster"))
-    found = changes.changes(world.build(old), world.build(new))
+    worlds = world.build(old), world.build(new)
+    found = changes.changes(*worlds, _shared_namespaces(*worlds))
     if arguments.output == "json":
         print_json([c.as_json() for c in found])
     elif not found:

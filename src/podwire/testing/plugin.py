@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     about = "manifests for podwire's fixtures: files and directories, from the root directory"
     parser.addini("podwire_manifests", about, type="linelist", default=[])
     parser.addini("podwire_nodes", "how many nodes the `cluster` fixture brings up", default="1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show beside a failure why the connection that was asked about last passed or did not."""
+    report = yield
+    spoken = sys.modules.get("podwire.testing.sentences")
+    if report.when == "call" and spoken is not None:
+        if report.failed and spoken.LATEST:
+            report.sections.append(("podwire why", spoken.LATEST[-1].why))
+        spoken.LATEST.clear()
+    return report
 
 
 def _sources(request: pytest.FixtureRequest) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,12 @@ class Reach:
         return self.reached
 
     def __repr__(self) -> str:
-        return f"<{'reached' if self.reached else 'not reached'}>\n{self.why}"
+        # pytest shows one short line of it; the plugin shows the rest beside the failure.
+        return f"<{'reached' if self.reached else 'not reached'}: {self.why.splitlines()[0]}>"
+
+
+LATEST: deque[Reach] = deque(maxlen=1)
+"""What was asked last: a failing test shows it whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,9 @@ class Client:
 
     def reaches(self, destination: str) -> Reach:
         """Return whether this end reaches ``destination``: "backend:8080", "svc/web:80", "10.0.0.1:53/UDP" ..."""
-        return self.network.reach(self.name, destination, self.namespace)
+        reach = self.network.reach(self.name, destination, self.namespace)
+        LATEST.append(reach)
+        return reach
 
 
 class Network(ABC):

@@ -69,7 +69,7 @@ def render(answer: Answer) -> str:
     """Return the answer as people read it: verdict first, then the way, then what to change."""
     word = "allowed" if answer.allowed else "DENIED"
     lines = [f"{word}: {answer.source} -> {answer.destination}"]
-    where = f"  ({answer.place})" if answer.place is not None else ""
+    where = f"  ({answer.place})" if answer.place is not None and answer.place.line else ""
     lines.append(f"  because: {answer.reason}{where}")
     if answer.pairs > 1:
         lines.append(f"  {answer.allowed_pairs} of {answer.pairs} pairs of pods are allowed; shown is one that is "
@@ -85,5 +85,5 @@ def render(answer: Answer) -> str:
 
 
 def _fix_lines(fix: Fix) -> Sequence[str]:
-    where = f" ({fix.place})" if fix.place is not None else ""
+    where = f" ({fix.place})" if fix.place is not None and fix.place.line else ""
     return [f"to fix: {fix.text}{where}", *(f"    {line}" for line in fix.yaml.splitlines())]

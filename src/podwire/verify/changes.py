@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import product
 
-from podwire.policy.evaluate import Decision, Packet, Verdict, evaluate
+from podwire.policy.evaluate import Decision, Packet, evaluate
 from podwire.policy.rules import PortRange
 from podwire.policy.snapshot import Endpoint
 from podwire.verify.grid import Cell, Grid, Line, grid, ports_word
@@ -36,12 +36,13 @@ class Change:
         }  # fmt: skip
 
 
-def changes(old: World, new: World) -> tuple[Change, ...]:
+def changes(old: World, new: World, namespaces: Sequence[str] = ()) -> tuple[Change, ...]:
     """Return what connections ``new`` opens and cuts against ``old``, by source and destination.
 
-    A workload that only one of them has counts as reaching nothing in the other.
+    A workload that only one of them has counts as reaching nothing in the other. ``namespaces``: look at the pods
+    of these only (none named: all).
     """
-    before, after = grid(old), grid(new)
+    before, after = grid(old, namespaces=namespaces), grid(new, namespaces=namespaces)
     pairs = sorted({*before.cells, *after.cells})
     return tuple(change for pair in pairs for change in _of_pair(old, new, before, after, pair))
 
@@ -52,9 +53,9 @@ def _of_pair(old: World, new: World, before: Grid, after: Grid, pair: tuple[str,
         ports = _more(less, more)
         if not ports or more is None:
             continue
-        world, other, table = (new, old, after) if opens else (old, new, before)
-        example, because = _witness(world, other, table, pair, ports)
-        missing = _missing(after if not opens else before, pair)
+        sides = ((new, after), (old, before)) if opens else ((old, before), (new, after))
+        example, because = _witness(*sides, pair, ports)
+        missing = _missing(sides[1][1], pair)
         if missing:
             because = f"{missing} is {'new' if opens else 'gone'}"
         yield Change(opens, *pair, ports_word(ports), example, because)
@@ -97,25 +98,34 @@ def _missing(table: Grid, pair: tuple[str, str]) -> str:
 
 
 def _witness(
-    world: World, other: World, table: Grid, pair: tuple[str, str], ports: Sequence[PortRange]
+    here: tuple[World, Grid], there: tuple[World, Grid], pair: tuple[str, str], ports: Sequence[PortRange]
 ) -> tuple[str, str]:
-    """Return a packet that passes in ``world`` and not in ``other``, and what decides that."""
-    lines = {line.name: line for line in table.lines}
-    port = ports[0]
-    protocol, number = port.protocol, 0 if port.protocol == "ICMP" else max(port.first, 1)
-    for a, b in product(_ends(lines[pair[0]]), _ends(lines[pair[1]])):
+    """Return a packet that passes here and not there, and what decides that."""
+    (world, table), (other, other_table) = here, there
+    mine = {line.name: line for line in table.lines}
+    theirs = {line.name: line for line in other_table.lines}
+    protocol = ports[0].protocol
+    number = 0 if protocol == "ICMP" else max(ports[0].first, 1)
+    for a, b in product(_ends(mine[pair[0]]), _ends(mine[pair[1]])):
         if a is not None and b is not None and a.key == b.key:
             continue
         packet = Packet(_end(world, a), _end(world, b), protocol, number)
-        here = evaluate(world.snapshot, packet)
-        if not here.allowed:
+        if not evaluate(world.snapshot, packet).allowed:
             continue
-        there = _verdict_there(other, a, b, protocol, number)
-        if there is None:
+        if not {*pair} <= theirs.keys():
             return str(packet), ""
-        if not there.allowed:
-            return str(packet), _because(other, there.deciding)
+        ends = [_end(other, _same(other, pod, theirs[name])) for pod, name in zip((a, b), pair, strict=True)]
+        verdict = evaluate(other.snapshot, Packet(ends[0], ends[1], protocol, number))
+        if not verdict.allowed:
+            return str(packet), _because(other, verdict.deciding)
     return f"{pair[0]} -> {pair[1]} {number}/{protocol}", ""
+
+
+def _same(other: World, pod: PodView | None, line: Line) -> PodView | None:
+    """Return the pod that stands for ``pod`` in the other world: of its name, else of its workload."""
+    if pod is None:
+        return None
+    return other.by_pod.get(pod.key) or (line.pods[-1] if line.pods else None)
 
 
 def _ends(line: Line) -> Sequence[PodView | None]:
@@ -126,13 +136,6 @@ def _end(world: World, pod: PodView | None) -> Endpoint:
     if pod is None:
         return world.snapshot.endpoint(ip_address(outside_address(world)))
     return world.snapshot.pod_endpoint(pod.key)
-
-
-def _verdict_there(other: World, a: PodView | None, b: PodView | None, protocol: str, number: int) -> Verdict | None:
-    """Return the verdict on the same pair in the other world; None when one of the pods is not there."""
-    if any(p is not None and p.key not in other.by_pod for p in (a, b)):
-        return None
-    return evaluate(other.snapshot, Packet(_end(other, a), _end(other, b), protocol, number))
 
 
 def _because(world: World, decision: Decision) -> str:

@@ -98,12 +98,11 @@ def _candidates(world: World, snapshot: PolicySnapshot, packet: Packet, decision
         yield from _before(world, packet, decision, decision.policy)
         return
     readable = [(p, s) for p in decision.isolating if not p.problems and (s := source_of(world, p)) is not None]
+    # A policy about few pods before one about many, and one with rules before one that only denies.
+    readable.sort(key=lambda pair: (not pair[0].rules(decision.direction), -len(pair[0].subject.pods.requirements)))
     for policy, located in readable:
         for rule in policy.rules(decision.direction):
             yield from _extended(world, snapshot, packet, decision, located, rule)
-    readable.sort(
-        key=lambda pair: not pair[0].rules(decision.direction)
-    )  # rather beside rules than into a default-deny
     for policy, located in readable:
         yield _added(world, packet, decision, located, policy)
 
