@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 
 from podwire.cli.terminal import print_json, print_table
 
+SUBJECTS = {"up": "lab", "dns": "dns"}
+"""What can be measured, and the room whose ``bench.py`` does it."""
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and print the figures."""
-    from podwire.lab import bench
-
+    bench = importlib.import_module(f"podwire.{SUBJECTS[arguments.what]}.bench")
     figures = bench.measure(lambda text: print(f"   {text}", file=sys.stderr, flush=True))
-    rounded = {k: v if v is None else round(v, 3) for k, v in figures.items()}
+    rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
     if arguments.output == "json":
         print_json(rounded)
     else:

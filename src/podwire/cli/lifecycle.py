@@ -25,7 +25,7 @@ def _wanted(arguments: argparse.Namespace) -> LabConfig:
         "serviceCIDR": arguments.service_cidr, "backend": arguments.backend, "mtu": arguments.mtu,
         "images": arguments.image or None, "publish": arguments.publish or None, "apiPort": arguments.api_port,
         "cniProfile": arguments.cni_profile,
-        "proxyMode": arguments.proxy_mode,
+        "proxyMode": arguments.proxy_mode, "upstreamZone": arguments.upstream_zone,
     }  # fmt: skip
     raw |= {k: v for k, v in flags.items() if v is not None}
     if arguments.name != "podwire" or "name" not in raw:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from podwire import KUBERNETES_VERSION, __version__
-from podwire.cli import questions
+from podwire.cli import dns, questions
 from podwire.cli.terminal import print_error
 from podwire.model.errors import BadInput, NotPermitted, PodwireError, Unsupported
 
@@ -72,9 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--tail", type=int, default=200, metavar="N", help="the last N lines (default: 200)")
     _add_node(named(command("node", "node:run", "run a command on a node, or make it fail", about=_NODE_ABOUT)))
     questions.add_commands(command)
+    dns.add_commands(command)
     printable(command("doctor", "inspect:doctor", "say what this machine can do, and what to change"))
     bench = command("bench", "bench:run", "measure podwire on this machine", about=_BENCH_ABOUT)
-    bench.add_argument("what", choices=("up",), help="what to measure")
+    bench.add_argument("what", choices=("up", "dns"), help="what to measure")
     printable(bench)
     return parser
 
@@ -96,7 +97,8 @@ _NODE_ABOUT = """\
   podwire node heal NODE          plug it in again"""
 
 _BENCH_ABOUT = """\
-  podwire bench up    time to API, to nodes Ready, to 30 and 300 pods; memory; CNI; cross-node throughput"""
+  podwire bench up    time to API, to nodes Ready, to 30 and 300 pods; memory; CNI; cross-node throughput
+  podwire bench dns   CPU and memory of the cluster DNS, propagation, killed workers; beside unbound or dnsmasq"""
 
 
 def _add_up(sub: argparse.ArgumentParser) -> None:
@@ -140,8 +142,9 @@ def _add_up(sub: argparse.ArgumentParser) -> None:
     )
     add("--publish", action="append", default=[], metavar="[ADDR:]PORT:svc/NS/NAME:PORT",
         help="open a port of 127.0.0.1 that leads to a Service")  # fmt: skip
+    add("--upstream-zone", metavar="FILE", help="a zone file: what the cluster DNS answers for names of elsewhere")
     add("--config", metavar="FILE", help="a YAML file with any of: name nodes ipFamily podCIDR serviceCIDR backend mtu "
-        "proxyMode images publish apiPort; flags win over it")  # fmt: skip
+        "proxyMode images publish apiPort upstreamZone; flags win over it")  # fmt: skip
     add(
         "--api-port",
         type=int,

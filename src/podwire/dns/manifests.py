@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from podwire.model.objects import Obj
 
 IMAGE = "podwire/coredns"
+ZONE_PATH = "/etc/coredns/upstream.zone"
 _LABELS = {"k8s-app": "kube-dns"}
 
 
-def corefile(domain: str, ttl_s: int = 30) -> str:
-    """Return the Corefile of a new cluster."""
+def corefile(domain: str, ttl_s: int = 30, *, upstream_zone: bool = False) -> str:
+    """Return the Corefile of a new cluster. ``upstream_zone``: names of elsewhere come from a file beside it."""
+    if upstream_zone:
+        text = corefile(domain, ttl_s)
+        return text.replace(
+            "    forward . /etc/resolv.conf {\n       max_concurrent 1000\n    }\n", f"    file {ZONE_PATH} .\n"
+        )
     return f"""\
 .:53 {{
     errors
@@ -36,12 +42,19 @@ def corefile(domain: str, ttl_s: int = 30) -> str:
 """
 
 
-def objects(cluster_ips: Sequence[str], domain: str = "cluster.local", replicas: int = 1) -> list[Obj]:
+def objects(
+    cluster_ips: Sequence[str], domain: str = "cluster.local", replicas: int = 1, upstream_zone: str = ""
+) -> list[Obj]:
     """Return the objects of kube-system, in the order in which to create them.
 
     ``cluster_ips``: the addresses of the Service kube-dns, one per IP family, the primary family first.
+    ``upstream_zone``: a zone file's text, which stands in for the internet's DNS.
     """
-    return [_account(), _role(), _role_binding(), _config(domain), _deployment(replicas), _service(cluster_ips)]
+    config, deployment = _config(domain, upstream_zone), _deployment(replicas)
+    if upstream_zone:
+        mounted = deployment["spec"]["template"]["spec"]["volumes"][0]["configMap"]["items"]
+        mounted.append({"key": "upstream.zone", "path": "upstream.zone"})
+    return [_account(), _role(), _role_binding(), config, deployment, _service(cluster_ips)]
 
 
 def _meta(name: str, *, namespaced: bool = True, **labels: str) -> Obj:
@@ -80,12 +93,13 @@ def _role_binding() -> Obj:
     }
 
 
-def _config(domain: str) -> Obj:
+def _config(domain: str, upstream_zone: str) -> Obj:
+    more = {"upstream.zone": upstream_zone} if upstream_zone else {}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _meta("coredns"),
-        "data": {"Corefile": corefile(domain)},
+        "data": {"Corefile": corefile(domain, upstream_zone=bool(upstream_zone)), **more},
     }
 
 

@@ -68,7 +68,8 @@ async def ensure(client: Client, config: LabConfig) -> None:
     addresses = [str(network[10]) for network in config.service_cidrs]
     pools = [loadbalancers.definition(), loadbalancers.pool("default", underlay.pool_ranges(config))]
     proxy = modes.config_map(config.proxy_mode, config.pod_cidrs)
-    for obj in [*flannel_objects(config), proxy, *manifests.objects(addresses, domain=config.domain), *pools]:
+    dns = manifests.objects(addresses, domain=config.domain, upstream_zone=config.upstream_zone)
+    for obj in [*flannel_objects(config), proxy, *dns, *pools]:
         try:
             await client.create(_RESOURCES[obj["kind"]], obj)
         except AlreadyExists:

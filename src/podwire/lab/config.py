@@ -61,6 +61,7 @@ class LabConfig:
     api_port: int = 0  # on 127.0.0.1; 0: 6443 when it is free, else one that is
     dry_kernel: bool = False
     domain: str = "cluster.local"
+    upstream_zone: str = ""  # a zone file's text: what the cluster DNS answers for names of elsewhere
     cni_profile: CniProfile = "podwire"  # flannel: pods are connected as ever, and no policy is enforced
 
     @property
@@ -80,7 +81,7 @@ _PUBLISH = re.compile(
 )
 _FIELDS = {
     "name", "nodes", "ipFamily", "podCIDR", "serviceCIDR", "backend", "mtu", "proxyMode", "images", "publish",
-    "apiPort", "cniProfile",
+    "apiPort", "cniProfile", "upstreamZone",
 }  # fmt: skip
 
 
@@ -135,11 +136,13 @@ def parse(raw: Mapping[str, Any], *, source: str = "options") -> LabConfig:
     _check_overlaps(pods, services, fail)
     images = _images(raw.get("images") or {}, fail)
     publish = _publications(raw.get("publish") or [], fail)
+    zone = _zone(str(raw.get("upstreamZone") or ""), fail)
     if problems:
         raise BadInput(*problems)
     return replace(
         config, name=name, nodes=nodes, backend=backend, proxy_mode=mode, underlay_mtu_bytes=mtu, api_port=api_port,
         pod_cidrs=pods, service_cidrs=services, images=images, publish=publish, cni_profile=profile,
+        upstream_zone=zone,
     )  # fmt: skip
 
 
@@ -205,6 +208,24 @@ def _images(raw: Any, fail: Any) -> dict[str, str]:
     return images
 
 
+def _zone(path: str, fail: Any) -> str:
+    """Return the text of a zone file that can be read and understood; "" for none."""
+    from podwire.dns.zonetext import parse_zone
+
+    if not path:
+        return ""
+    try:
+        text = Path(path).expanduser().read_text()
+        parse_zone(text, ".", path)
+    except (OSError, UnicodeDecodeError) as error:
+        fail("upstreamZone", f"{path} cannot be read: {error}")
+        return ""
+    except BadInput as error:
+        fail("upstreamZone", str(error))
+        return ""
+    return text
+
+
 def _publications(raw: Any, fail: Any) -> tuple[Publish, ...]:
     found = []
     for text in raw:
@@ -238,13 +259,15 @@ def dump(config: LabConfig) -> str:
         "images": dict(config.images), "publish": [str(p) for p in config.publish], "apiPort": config.api_port,
         "cniProfile": config.cni_profile,
     }  # fmt: skip
-    return json.dumps({"config": raw, "dryKernel": config.dry_kernel}, indent=2) + "\n"
+    more = {"dryKernel": config.dry_kernel, "upstreamZone": config.upstream_zone}
+    return json.dumps({"config": raw, **more}, indent=2) + "\n"
 
 
 def load(text: str, source: str) -> LabConfig:
     """Return what ``dump`` wrote. Raises BadInput."""
     raw = json.loads(text)
-    return replace(parse(raw["config"], source=source), dry_kernel=bool(raw.get("dryKernel")))
+    config = parse(raw["config"], source=source)
+    return replace(config, dry_kernel=bool(raw.get("dryKernel")), upstream_zone=str(raw.get("upstreamZone") or ""))
 
 
 def differences(old: LabConfig, new: LabConfig) -> list[str]:
@@ -258,4 +281,6 @@ def differences(old: LabConfig, new: LabConfig) -> list[str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, str) and "\n" in value:
+        return f"a file of {value.count(chr(10))} lines"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
