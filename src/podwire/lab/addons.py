@@ -1,4 +1,5 @@
-"""What a cluster holds from its first second: cluster DNS, flannel's ConfigMap, load-balancer addresses."""
+"""What a cluster holds from its first second: cluster DNS, flannel's ConfigMap, load-balancer addresses,
+the kinds of cluster-wide policies."""
 
 from __future__ import annotations
 
@@ -63,13 +64,14 @@ async def ensure(client: Client, config: LabConfig) -> None:
     """Create what is missing; what is there stays as a person may have changed it."""
     from podwire.controllers.loadbalancers import manifests as loadbalancers
     from podwire.dns import manifests
+    from podwire.policy.crds import read_crds
     from podwire.proxy import modes
 
     addresses = [str(network[10]) for network in config.service_cidrs]
     pools = [loadbalancers.definition(), loadbalancers.pool("default", underlay.pool_ranges(config))]
     proxy = modes.config_map(config.proxy_mode, config.pod_cidrs)
     dns = manifests.objects(addresses, domain=config.domain, upstream_zone=config.upstream_zone)
-    for obj in [*flannel_objects(config), proxy, *dns, *pools]:
+    for obj in [*flannel_objects(config), proxy, *dns, *pools, *read_crds()]:
         try:
             await client.create(_RESOURCES[obj["kind"]], obj)
         except AlreadyExists:
