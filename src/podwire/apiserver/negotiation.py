@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,9 +40,7 @@ def accept(header: str) -> Format:
     """
     if not header or header in (JSON, "*/*"):
         return PLAIN
-    clauses = [_clause(text) for text in header.split(",")]
-    clauses.sort(key=lambda c: -float(c[1].get("q") or 1))
-    for media_type, parameters in clauses:
+    for media_type, parameters in _clauses(header):
         if media_type in ("*/*", "application/*"):
             return PLAIN
         if media_type not in (JSON, YAML):
@@ -51,6 +50,33 @@ def accept(header: str) -> Format:
             continue
         return Format(media_type, transform, parameters.get("v", ""))
     raise not_acceptable((JSON, YAML))
+
+
+def prefers(header: str, offered: Sequence[str]) -> str:
+    """Return the first of the media types offered that an Accept header asks for. Raises 406.
+
+    No header asks for anything, which is the first one offered.
+    """
+    for media_type, _ in _clauses(header or "*/*"):
+        if media_type in ("*/*", "application/*"):
+            return offered[0]
+        if media_type in offered:
+            return media_type
+    raise not_acceptable(offered)
+
+
+def _clauses(header: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the media types of an Accept header with their parameters, the most wanted first."""
+    clauses = [_clause(text) for text in header.split(",")]
+    clauses.sort(key=lambda c: -_weight(c[1]))
+    return clauses
+
+
+def _weight(parameters: Mapping[str, str]) -> float:
+    try:
+        return float(parameters.get("q") or 1)
+    except ValueError:
+        return 0.0
 
 
 def _clause(text: str) -> tuple[str, dict[str, str]]:

@@ -8,14 +8,14 @@ ten milliseconds to make and is kept until the registry changes; its hash is kno
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from podwire import KUBERNETES_VERSION, __version__
-from podwire.apiserver import schema
+from podwire.apiserver import negotiation, openapiproto, schema
 from podwire.apiserver.kinds import Kind, Registry
 from podwire.model.objects import Obj
 
@@ -29,6 +29,8 @@ _PATCHES = (
     "application/apply-patch+yaml",
 )
 _GVK = "x-kubernetes-group-version-kind"
+_PRESERVES = "x-kubernetes-preserve-unknown-fields"
+_FORMS_OF_V2 = ("application/json", openapiproto.MEDIA_TYPE, openapiproto.OLD_MEDIA_TYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Document:
 
     body: bytes
     tag: str
+    media_type: str = "application/json"
 
 
 class Documents:
@@ -54,13 +57,13 @@ class Documents:
             self._plain = orjson.loads(raw)["$defs"]
         return self._plain
 
-    def _remember(self, key: str, make: Callable[[], Obj], tag: str) -> Document:
+    def _remember(self, key: str, make: Callable[[], Document]) -> Document:
         if self._generation != self._registry.generation:
             self._kept.clear()
             self._generation = self._registry.generation
         found = self._kept.get(key)
         if found is None:
-            found = self._kept[key] = Document(orjson.dumps(make()), tag)
+            found = self._kept[key] = make()
         return found
 
     def index(self) -> Obj:
@@ -95,12 +98,24 @@ class Documents:
         kinds = self._registry.of_group_version(group, version)
         if not kinds:
             return None
-        return self._remember(path, lambda: self._make(kinds, _V3(self._definitions())), self._tag(kinds))
+        return self._remember(path, lambda: self._json(kinds, _V3(self._definitions())))
 
-    def v2(self) -> Document:
-        """Return /openapi/v2: everything in one Swagger document."""
+    def v2(self, accept: str = "") -> Document:
+        """Return /openapi/v2: everything in one Swagger document, as JSON or protobuf. Raises 406.
+
+        ``accept`` is the request's Accept header.
+        """
         kinds = list(self._registry)
-        return self._remember("v2", lambda: self._make(kinds, _V2(self._definitions())), self._tag(kinds))
+        if negotiation.prefers(accept, _FORMS_OF_V2) == "application/json":
+            return self._remember("v2", lambda: self._json(kinds, _V2(self._definitions())))
+        return self._remember("v2 protobuf", lambda: self._protobuf(kinds))
+
+    def _json(self, kinds: Sequence[Kind], dialect: _V3) -> Document:
+        return Document(orjson.dumps(self._make(kinds, dialect)), self._tag(kinds))
+
+    def _protobuf(self, kinds: Sequence[Kind]) -> Document:
+        body = openapiproto.encode(self._make(kinds, _V2(self._definitions())))
+        return Document(body, self._tag(kinds) + "-PB", openapiproto.MEDIA_TYPE)
 
     def _make(self, kinds: Iterable[Kind], dialect: _V3) -> Obj:
         paths: dict[str, Obj] = {}
@@ -226,6 +241,11 @@ class _V2(_V3):
         """Return a reference with what stands beside it."""
         return {**beside, "$ref": self.prefix + name}
 
+    def _custom(self, kind: Kind) -> Obj:
+        if (kind.schema or {}).get(_PRESERVES):
+            return {"type": "object", _GVK: [_gvk(kind)]}
+        return _simplified(super()._custom(kind))
+
     def body(self, reference: Obj, media_types: Iterable[str]) -> Obj:
         """Return the part of an operation that says what it takes."""
         return {"consumes": list(media_types), "_body": {"name": "body", "in": "body", "schema": reference}}
@@ -238,6 +258,30 @@ class _V2(_V3):
     def response(self, reference: Obj) -> Obj:
         """Return the good answer of an operation."""
         return {"description": "OK", "schema": reference}
+
+
+_BEYOND_V2 = frozenset({"oneOf", "anyOf", "allOf", "not", "nullable"})
+_INNER = frozenset({"type", "items", "properties", "additionalProperties", "required"})
+
+
+def _simplified(source: Obj) -> Obj:
+    """Return the schema of a custom resource as Swagger can say it.
+
+    Clients of this document check objects before they send them, knowing neither null nor unknown fields that
+    are kept nor either-or. Where the schema allows those, it says nothing here; the server judges.
+    """
+    gone = set(_BEYOND_V2)
+    if source.get("nullable") or source.get(_PRESERVES) or source.get("x-kubernetes-int-or-string"):
+        gone |= _INNER
+    if source.get("type") == "array" and not isinstance(source.get("items"), dict):
+        gone |= _INNER
+    answer = {key: value for key, value in source.items() if key not in gone}
+    if "properties" in answer:
+        answer["properties"] = {name: _simplified(inner) for name, inner in answer["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(answer.get(key), dict):
+            answer[key] = _simplified(answer[key])
+    return answer
 
 
 def _custom_name(kind: Kind) -> str:

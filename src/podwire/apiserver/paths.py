@@ -40,7 +40,7 @@ class Paths:
             case ["api" | "apis", *_]:
                 return self._discovery(request, parts)
             case ["openapi", "v2"]:
-                return self._document(request, self._openapi.v2(), immutable=False)
+                return self._document(request, self._openapi.v2(request.headers.get("Accept", "")), immutable=False)
             case ["openapi", "v3", *rest]:
                 return self._openapi_v3(request, "/".join(rest))
             case [("healthz" | "livez" | "readyz") as check, *rest]:
@@ -103,7 +103,7 @@ class Paths:
             headers["Cache-Control"] = "public, immutable"
         if request.headers.get("If-None-Match", "").strip('"') == document.tag:
             return web.Response(status=304, headers=headers)
-        return web.Response(body=document.body, content_type="application/json", headers=headers)
+        return web.Response(body=document.body, content_type=document.media_type, headers=headers)
 
     def _health(self, request: web.Request, check: str, part: str) -> web.Response | None:
         if part and part not in _CHECKS:

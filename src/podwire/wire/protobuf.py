@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -76,3 +77,8 @@ def write_field(number: int, value: Value) -> bytes:
     if isinstance(value, bytes):
         return write_varint(number << 3 | BYTES) + write_varint(len(value)) + value
     return write_varint(number << 3 | VARINT) + write_varint(value)
+
+
+def write_double(number: int, value: float) -> bytes:
+    """Return one field of eight bytes: an IEEE 754 double, little-endian."""
+    return write_varint(number << 3 | FIXED64) + struct.pack("<d", value)
