@@ -1,9 +1,10 @@
 """What is left of a packet that came to a Service from outside the pod network: the packet that policies judge.
 
 Policies see the endpoint that was chosen, never the Service's address. Whether they see the client depends on the
-Service's external traffic policy: under Cluster the node that the packet came in at puts its own address in the
-client's place (the answer must come back through it); under Local the client stays, and only endpoints on that
-node are chosen. Source: https://kubernetes.io/docs/tutorials/services/source-ip/
+Service's external traffic policy. Under Cluster the node that the packet came in at puts its own address in the
+client's place when it sends the packet on to another node (the answer must come back through it); where the
+endpoint is on that very node, the policies there judge before the address is replaced. Under Local the client
+stays, and only endpoints on that node are chosen. Source: https://kubernetes.io/docs/tutorials/services/source-ip/
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from typing import Literal
 
 from podwire.model.objects import Key
+from podwire.policy.classes import first_address
 from podwire.policy.evaluate import Packet
 from podwire.policy.rules import IPAddress
 from podwire.policy.snapshot import Endpoint, Node, PolicySnapshot
@@ -37,18 +39,16 @@ def arrive(
     pod, node = snapshot.pods[backend], snapshot.nodes[entry]
     family = client.ip.version if client.ip is not None else 4
     towards = snapshot.pod_endpoint(backend, family)
-    here = pod.node == entry
+    if pod.node == entry:
+        return Packet(client, towards, protocol, port)
     if policy == "Local":
-        return Packet(client, towards, protocol, port) if here else None
-    seen = Endpoint(_outgoing(node, family, here=here, overlay=overlay), node=entry)
-    return Packet(seen, towards, protocol, port)
+        return None
+    return Packet(Endpoint(_outgoing(node, family, overlay), node=entry), towards, protocol, port)
 
 
-def _outgoing(node: Node, family: int, *, here: bool, overlay: bool) -> IPAddress | None:
-    """Return the address that a node puts on what it masquerades: that of the device through which it leaves."""
+def _outgoing(node: Node, family: int, overlay: bool) -> IPAddress | None:
+    """Return the address that a node bears towards pods of other nodes."""
     cidr = next((c for c in node.pod_cidrs if c.version == family), None)
-    if cidr is not None and here:
-        return cidr[1]  # the bridge
     if cidr is not None and overlay:
-        return cidr[0]  # the overlay device
-    return next((a for a in node.addresses if a.version == family), None)
+        return cidr[0]
+    return first_address(node, family)

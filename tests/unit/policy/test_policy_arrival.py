@@ -28,7 +28,8 @@ TABLE = [
     ("Local", "n1", True, CLIENT, True),
     ("Local", "n1", True, OTHER, False),
     ("Local", "n2", True, CLIENT, None),
-    ("Cluster", "n1", True, OTHER, True),  # it comes from the pod's own node now: always allowed
+    ("Cluster", "n1", True, CLIENT, True),  # judged before the address is replaced
+    ("Cluster", "n1", True, OTHER, False),
     ("Cluster", "n2", True, CLIENT, False),  # the client's address is gone
     ("Cluster", "n2", True, OVERLAY2, True),
     ("Cluster", "n2", True, NODE2, False),
