@@ -8,7 +8,7 @@ import sys
 
 from podwire.cli.terminal import print_json, print_table
 
-SUBJECTS = {"up": "lab", "dns": "dns"}
+SUBJECTS = {"up": "lab", "dns": "dns", "policy": "policy"}
 """What can be measured, and the room whose ``bench.py`` does it."""
 
 

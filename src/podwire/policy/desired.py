@@ -38,7 +38,12 @@ class PodSet:
 
     def name(self, version: int) -> str:
         """Return the set's name."""
-        return _pod_set_name(self.peer, version)
+        return pod_set_name(self.digits, version)
+
+    @property
+    def digits(self) -> str:
+        """Return what stands for the selector in the names of its sets."""
+        return _digits(self.peer)
 
     def kind(self, version: int) -> SetKind:
         """Return what its elements are."""
@@ -46,8 +51,13 @@ class PodSet:
 
 
 @lru_cache(65536)
-def _pod_set_name(peer: PodPeer, version: int) -> str:
-    return f"pods{_six(version)}-{short(describe_peer(peer))}"
+def _digits(peer: PodPeer) -> str:
+    return short(describe_peer(peer))
+
+
+def pod_set_name(digits: str, version: int) -> str:
+    """Return the name of the set of pods that has these digits."""
+    return f"pods6-{digits}" if version == 6 else f"pods-{digits}"
 
 
 @dataclass(frozen=True, slots=True)

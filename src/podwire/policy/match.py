@@ -7,7 +7,7 @@ start from there: from a pod to the selectors that mean it, and from a selector 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from podwire.model.objects import Key
 from podwire.policy.rules import PodPeer
@@ -15,6 +15,7 @@ from podwire.policy.snapshot import NAMESPACE_NAME_LABEL, Pod
 
 K = TypeVar("K", bound=Hashable)
 _Place = tuple[str | None, str, str]  # namespace or None, label key and value, or "" and ""
+_NONE: Mapping[Any, PodPeer] = {}
 
 
 class SelectorIndex(Generic[K]):
@@ -22,7 +23,7 @@ class SelectorIndex(Generic[K]):
 
     def __init__(self) -> None:
         self._selectors: dict[K, PodPeer] = {}
-        self._places: dict[_Place, dict[K, None]] = {}
+        self._places: dict[_Place, dict[K, PodPeer]] = {}
 
     def __len__(self) -> int:
         return len(self._selectors)
@@ -32,7 +33,7 @@ class SelectorIndex(Generic[K]):
         self.remove(name)
         self._selectors[name] = peer
         for place in _places(peer):
-            self._places.setdefault(place, {})[name] = None
+            self._places.setdefault(place, {})[name] = peer
 
     def remove(self, name: K) -> None:
         """Forget a selector. Absent: nothing happens."""
@@ -49,8 +50,8 @@ class SelectorIndex(Generic[K]):
         labels = [("", ""), *pod.labels.items()]
         for scope in (pod.key.namespace, None):
             for key, value in labels:
-                for name in self._places.get((scope, key, value), ()):
-                    if _means(self._selectors[name], pod, namespace_labels):
+                for name, peer in self._places.get((scope, key, value), _NONE).items():
+                    if _means(peer, pod, namespace_labels):
                         yield name
 
 

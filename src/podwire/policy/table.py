@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from podwire.kernel.nft.port import Element, FilterRule, SetKind
 from podwire.model.objects import Key
 from podwire.policy import plan
-from podwire.policy.desired import AddressSet, ChainPlan, NodeSet, PodSet, PodVerdict, PortSet
+from podwire.policy.desired import AddressSet, ChainPlan, NodeSet, PodSet, PodVerdict, PortSet, pod_set_name
 from podwire.policy.match import PodIndex, SelectorIndex
 from podwire.policy.rules import DIRECTIONS, Direction, IPAddress, Policy
 from podwire.policy.snapshot import Namespace, Node, Pod
@@ -50,7 +50,7 @@ class PolicyTable:
         self._nodes: dict[str, Node] = {}
         self.policies: dict[str, Policy] = {}
         self._subjects: SelectorIndex[str] = SelectorIndex()
-        self._peers: SelectorIndex[PodSet] = SelectorIndex()
+        self._peers: SelectorIndex[str] = SelectorIndex()
         self._chains: dict[str, _Held] = {}
         self._verdicts: dict[str, PodVerdict] = {}
         self._set_users: dict[AddressSet, int] = {}
@@ -190,8 +190,10 @@ class PolicyTable:
         given: dict[tuple[str, bytes], None] = {}
         if pod is not None and pod.selectable:
             ips = self._ips(pod)
-            for wanted in self._peers.find(pod, self._pods.labels_of_namespace(key.namespace)):
-                given.update(((wanted.name(ip.version), ip.packed), None) for ip in ips)
+            packed = [(ip.version, ip.packed) for ip in ips]
+            for digits in self._peers.find(pod, self._pods.labels_of_namespace(key.namespace)):
+                for version, raw in packed:
+                    given[pod_set_name(digits, version), raw] = None
             for named in pod.ports:
                 port_set = PortSet(named.name, named.protocol)
                 if port_set in self._set_users:
@@ -367,7 +369,7 @@ class PolicyTable:
             self._changed.sets.add(wanted.name(v))
         match wanted:
             case PodSet(peer):
-                self._peers.add(wanted, peer)
+                self._peers.add(wanted.digits, peer)
                 for pod in self._pods.find(peer):
                     self._add_given(pod, [(wanted.name(ip.version), ip.packed) for ip in self._ips(pod)])
             case NodeSet():
@@ -402,7 +404,7 @@ class PolicyTable:
             return
         del self._set_users[wanted]
         if isinstance(wanted, PodSet):
-            self._peers.remove(wanted)
+            self._peers.remove(wanted.digits)
         kind = _node_kind(wanted) if isinstance(wanted, NodeSet) else "pod"
         for v in self.versions:
             name = wanted.name(v)
