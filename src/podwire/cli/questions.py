@@ -48,8 +48,17 @@ An object opts out with the annotation podwire/lint-ignore: "PW011,PW012".
 Exit code 1: there are errors or warnings."""
 
 
+_SUGGEST_ABOUT = """\
+Write least-privilege NetworkPolicies from the connections that were seen, each rule with the flows behind it, and
+show on standard error what they would cut.
+  podwire suggest > policies.yaml         from what the lab's nodes track now (about the last two minutes)
+  podwire suggest --watch 60              watch for a minute while the application does all that it does
+  podwire suggest --flows seen.jsonl      from a file: {"source": IP, "destination": IP, "protocol", "port"} a line
+Only answered connections count. What was not seen is not allowed: read before you apply."""
+
+
 def add_commands(command: Command) -> None:
-    """Add why, matrix, diff and lint to the parser."""
+    """Add why, matrix, diff, lint and suggest to the parser."""
     sub = command("why", "questions:why", "say whether A reaches B, and what decides it", about=_WHY_ABOUT)
     sub.add_argument("source", metavar="A", help="a pod, KIND/NAME, an address, or `internet`")
     sub.add_argument("destination", metavar="B:PORT[/PROTO]", help="the same with a port, or a DNS name")
@@ -63,6 +72,13 @@ def add_commands(command: Command) -> None:
     sub.add_argument("old", nargs="?", default="", metavar="OLD", help="a file, a directory, git:REV:PATH, live or -")
     sub.add_argument("new", nargs="?", default="", metavar="NEW", help="the same")
     _add_source_options(sub, ("table", "json"))
+    sub = command("suggest", "suggestions:suggest", "write policies from what was seen", about=_SUGGEST_ABOUT)
+    sub.add_argument("--flows", default="", metavar="FILE", help="read connections from a file, not from a lab")
+    sub.add_argument(
+        "--watch", type=float, default=0.0, metavar="SECONDS", help="how long to watch (default: one look)"
+    )
+    sub.add_argument("--only-namespace", action="store_true", help="only workloads of the namespace -n")
+    _add_source_options(sub, ("yaml",))
     sub = command("lint", "questions:lint", "say what is wrong with manifests", about=_LINT_ABOUT)
     sub.add_argument("paths", nargs="*", metavar="PATH", help="files and directories (none: the cluster)")
     sub.add_argument("--ignore", action="append", default=[], metavar="RULE", help="leave out a rule, by id or name")
@@ -102,7 +118,8 @@ def _objects(arguments: argparse.Namespace, source: str) -> tuple[Located, ...]:
     return sources.read([source], arguments.namespace)
 
 
-def _world(arguments: argparse.Namespace) -> World:
+def world_of(arguments: argparse.Namespace) -> World:
+    """Return the world that the flags name: files, or a cluster."""
     from podwire.verify import sources, world
 
     files = arguments.filename
@@ -115,7 +132,7 @@ def why(arguments: argparse.Namespace) -> int:
     from podwire.verify import why as question
     from podwire.verify.answer import render
 
-    answer = question.why(_world(arguments), arguments.source, arguments.destination, arguments.namespace)
+    answer = question.why(world_of(arguments), arguments.source, arguments.destination, arguments.namespace)
     if arguments.output == "json":
         print_json(answer.as_json())
     else:
@@ -152,7 +169,7 @@ def matrix(arguments: argparse.Namespace) -> int:
     """Show who reaches whom."""
     from podwire.verify import exposure, formats, grid
 
-    world = _world(arguments)
+    world = world_of(arguments)
     if arguments.exposure:
         return _exposure(exposure.exposure(world), arguments.output)
     spaces = [arguments.namespace] if arguments.only_namespace else []

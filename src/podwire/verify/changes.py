@@ -1,20 +1,29 @@
-"""What a change opens and what it cuts, by workload, each line with a packet that shows it. Pure."""
+"""What a change opens and what it cuts, by workload, each line with a packet that shows it. Pure.
+
+Workloads that both sides have are compared exactly (``policy.difference``); those of one side only are read off
+that side's matrix.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from itertools import product
 
+from podwire.model.objects import Key
+from podwire.policy.difference import Change as PolicyChange
+from podwire.policy.difference import Ends, compare
 from podwire.policy.evaluate import Decision, Packet, evaluate
 from podwire.policy.rules import PortRange
-from podwire.policy.snapshot import Endpoint
-from podwire.verify.grid import Cell, Grid, Line, grid, ports_word
-from podwire.verify.judge import place_of
+from podwire.policy.snapshot import Pod, PolicySnapshot
+from podwire.verify.grid import OUTSIDE, Grid, Line, grid, ports_word
+from podwire.verify.judge import end_of, place_of
 from podwire.verify.names import outside_address
-from podwire.verify.workloads import PodView
 from podwire.verify.world import World
+
+NODES = "(nodes)"
+"""The party that is the nodes themselves, but for a pod's own, which always reaches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +35,7 @@ class Change:
     destination: str
     ports: str
     example: str  # one packet, as text
-    because: str  # what decides it on the side where it is denied or newly allowed
+    because: str  # what denies it on the side where it is denied
 
     def as_json(self) -> dict[str, object]:
         """Return the change for machines."""
@@ -43,99 +52,88 @@ def changes(old: World, new: World, namespaces: Sequence[str] = ()) -> tuple[Cha
     of these only (none named: all).
     """
     before, after = grid(old, namespaces=namespaces), grid(new, namespaces=namespaces)
-    pairs = sorted({*before.cells, *after.cells})
-    return tuple(change for pair in pairs for change in _of_pair(old, new, before, after, pair))
+    found = list(_of_both(old, new, before, after))
+    for opens, world, table, other in ((True, new, after, before), (False, old, before, after)):
+        found += _of_one(opens, world, table, {line.name for line in other.lines})
+    told = {(c.source, c.destination, c.opens, c.ports): c for c in reversed(found)}
+    return tuple(told[key] for key in sorted(told))
 
 
-def _of_pair(old: World, new: World, before: Grid, after: Grid, pair: tuple[str, str]) -> Iterator[Change]:
-    was, now = before.cells.get(pair), after.cells.get(pair)
-    for opens, less, more in ((True, was, now), (False, now, was)):
-        ports = _more(less, more)
-        if not ports or more is None:
+def _of_both(old: World, new: World, before: Grid, after: Grid) -> Iterator[Change]:
+    """Yield what differs between workloads that both sides have."""
+    lines = {line.name: line for line in before.lines}
+    shared = {line.name: (lines[line.name], line) for line in after.lines if line.pods and line.name in lines}
+    names = {pod.key: name for name, (mine, _) in shared.items() for pod in mine.pods}
+    difference = compare(_only(old.snapshot, names), _aligned(new, shared, names))
+    for change in difference.changes:
+        world = old if change.opened else new
+        verdict = change.before if change.opened else change.after
+        because = _because(world, verdict.deciding)
+        ports = ports_word(change.ports)
+        for source, destination in product(_named(change.sources, names), _named(change.destinations, names)):
+            if _is_told(change, source, destination):
+                yield Change(change.opened, source, destination, ports, str(change.packet), because)
+
+
+def _is_told(change: PolicyChange, source: str, destination: str) -> bool:
+    """Return whether people would speak of it: some pods are at an end, and it is about more than ICMP."""
+    strangers = (OUTSIDE, NODES)
+    return any(p.protocol != "ICMP" for p in change.ports) and not (source in strangers and destination in strangers)
+
+
+def _only(snapshot: PolicySnapshot, names: Mapping[Key, str]) -> PolicySnapshot:
+    return replace(snapshot, pods={key: pod for key, pod in snapshot.pods.items() if key in names})
+
+
+def _aligned(new: World, shared: Mapping[str, tuple[Line, Line]], names: Mapping[Key, str]) -> PolicySnapshot:
+    """Return the new snapshot with the pods of each shared workload under the names that they have in the old one.
+
+    A stand-in takes the old pod's address, too: it has none of its own that would mean anything.
+    """
+    pods: dict[Key, Pod] = {}
+    for mine, theirs in shared.values():
+        by_name = {p.key: p for p in theirs.pods}
+        for old_pod in mine.pods:
+            view = by_name.get(old_pod.key, theirs.pods[0])
+            pod = replace(new.snapshot.pods[view.key], key=old_pod.key)
+            if view.stand_in and old_pod.ip:
+                pod = replace(pod, ips=(ip_address(old_pod.ip),))
+            pods[old_pod.key] = pod
+    return replace(new.snapshot, pods={key: pods[key] for key in names if key in pods})
+
+
+def _named(ends: Ends, names: Mapping[Key, str]) -> list[str]:
+    """Return the parties at one end: workloads, the nodes, the outside."""
+    found = dict.fromkeys(names[key] for key in ends.pods if key in names)
+    if ends.nodes:
+        found[NODES] = None
+    if ends.addresses:
+        found[OUTSIDE] = None
+    return list(found)
+
+
+def _of_one(opens: bool, world: World, table: Grid, others: set[str]) -> Iterator[Change]:
+    """Yield the connections of workloads that only this side has."""
+    lines = {line.name: line for line in table.lines}
+    for (source, destination), cell in table.cells.items():
+        missing = next((name for name in (source, destination) if name not in others), "")
+        if not missing or not cell.some:
             continue
-        sides = ((new, after), (old, before)) if opens else ((old, before), (new, after))
-        example, because = _witness(*sides, pair, ports)
-        missing = _missing(sides[1][1], pair)
-        if missing:
-            because = f"{missing} is {'new' if opens else 'gone'}"
-        yield Change(opens, *pair, ports_word(ports), example, because)
+        example = _example(world, lines[source], lines[destination], cell.some[0])
+        yield Change(
+            opens, source, destination, ports_word(cell.some), example, f"{missing} is {'new' if opens else 'gone'}"
+        )
 
 
-def _more(less: Cell | None, more: Cell | None) -> tuple[PortRange, ...]:
-    """Return the ports that ``more`` lets pass, for all of its pods or for some, and ``less`` does not."""
-    if more is None:
-        return ()
-    if less is None:
-        return more.some
-    for all_more, all_less in ((more.ports, less.ports), (more.some, less.some)):
-        found = subtract(all_more, all_less)
-        if found:
-            return found
-    return ()
-
-
-def subtract(ports: Sequence[PortRange], others: Sequence[PortRange]) -> tuple[PortRange, ...]:
-    """Return what is in ``ports`` and not in ``others``, protocol by protocol."""
-    left = list(ports)
-    for other in others:
-        rest: list[PortRange] = []
-        for p in left:
-            if p.protocol != other.protocol or p.last < other.first or other.last < p.first:
-                rest.append(p)
-                continue
-            if p.first < other.first:
-                rest.append(PortRange(p.protocol, p.first, other.first - 1))
-            if other.last < p.last:
-                rest.append(PortRange(p.protocol, other.last + 1, p.last))
-        left = rest
-    return tuple(left)
-
-
-def _missing(table: Grid, pair: tuple[str, str]) -> str:
-    """Return the party of a pair that a table does not have; "" when it has both."""
-    names = {line.name for line in table.lines}
-    return next((name for name in pair if name not in names), "")
-
-
-def _witness(
-    here: tuple[World, Grid], there: tuple[World, Grid], pair: tuple[str, str], ports: Sequence[PortRange]
-) -> tuple[str, str]:
-    """Return a packet that passes here and not there, and what decides that."""
-    (world, table), (other, other_table) = here, there
-    mine = {line.name: line for line in table.lines}
-    theirs = {line.name: line for line in other_table.lines}
-    protocol = ports[0].protocol
-    number = 0 if protocol == "ICMP" else max(ports[0].first, 1)
-    for a, b in product(_ends(mine[pair[0]]), _ends(mine[pair[1]])):
-        if a is not None and b is not None and a.key == b.key:
-            continue
-        packet = Packet(_end(world, a), _end(world, b), protocol, number)
-        if not evaluate(world.snapshot, packet).allowed:
-            continue
-        if not {*pair} <= theirs.keys():
-            return str(packet), ""
-        ends = [_end(other, _same(other, pod, theirs[name])) for pod, name in zip((a, b), pair, strict=True)]
-        verdict = evaluate(other.snapshot, Packet(ends[0], ends[1], protocol, number))
-        if not verdict.allowed:
-            return str(packet), _because(other, verdict.deciding)
-    return f"{pair[0]} -> {pair[1]} {number}/{protocol}", ""
-
-
-def _same(other: World, pod: PodView | None, line: Line) -> PodView | None:
-    """Return the pod that stands for ``pod`` in the other world: of its name, else of its workload."""
-    if pod is None:
-        return None
-    return other.by_pod.get(pod.key) or (line.pods[-1] if line.pods else None)
-
-
-def _ends(line: Line) -> Sequence[PodView | None]:
-    return line.pods or (None,)
-
-
-def _end(world: World, pod: PodView | None) -> Endpoint:
-    if pod is None:
-        return world.snapshot.endpoint(ip_address(outside_address(world)))
-    return world.snapshot.pod_endpoint(pod.key)
+def _example(world: World, source: Line, destination: Line, port: PortRange) -> str:
+    """Return a packet that passes."""
+    number = 0 if port.protocol == "ICMP" else max(port.first, 1)
+    for a, b in product(source.pods or (None,), destination.pods or (None,)):
+        ends = [end_of(world, pod, outside_address(world)) for pod in (a, b)]
+        packet = Packet(ends[0], ends[1], port.protocol, number)
+        if (a is None or b is None or a.key != b.key) and evaluate(world.snapshot, packet).allowed:
+            return str(packet)
+    return f"{source.name} -> {destination.name} {number}/{port.protocol}"
 
 
 def _because(world: World, decision: Decision) -> str:

@@ -139,21 +139,16 @@ def test_deleting_a_policy_shows_a_packet_that_passes_now(shop: World) -> None:
     assert "isolated by NetworkPolicy" in change.because
 
 
-@pytest.mark.parametrize(
-    ("ports", "others", "left"),
-    [
-        ([(1, 10)], [(3, 4)], [(1, 2), (5, 10)]),
-        ([(1, 10)], [(0, 65535)], []),
-        ([(1, 10)], [(11, 20)], [(1, 10)]),
-        ([(1, 10), (20, 30)], [(5, 25)], [(1, 4), (26, 30)]),
-        ([(1, 1)], [], [(1, 1)]),
-    ],
-)
-def test_subtraction(ports: list[tuple[int, int]], others: list[tuple[int, int]], left: list[tuple[int, int]]) -> None:
-    def tcp(pairs: list[tuple[int, int]]) -> list[PortRange]:
-        return [PortRange("TCP", *pair) for pair in pairs]
-
-    assert changes.subtract(tcp(ports), [PortRange("UDP", 0, 65535), *tcp(others)]) == tuple(tcp(left))
+def test_a_block_that_moves_is_cut_in_one_place_and_opened_in_another(shop: World) -> None:
+    text = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: partner, namespace: shop}
+spec: {podSelector: {matchLabels: {app: backend}}, ingress: [{from: [{ipBlock: {cidr: 198.18.%d.0/24}}]}]}
+"""
+    old, new = (world.build([*shop.objects, *sources.parse("p.yaml", text % n)]) for n in (1, 2))
+    found = [(c.opens, c.source, c.destination) for c in changes.changes(old, new)]
+    assert found == [(False, "(outside)", "shop/deploy/backend"), (True, "(outside)", "shop/deploy/backend")]
 
 
 def test_a_workload_in_a_file_gives_a_clusters_pods_its_new_labels(shop: World) -> None:
