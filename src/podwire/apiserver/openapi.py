@@ -8,7 +8,7 @@ ten milliseconds to make and is kept until the registry changes; its hash is kno
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -261,7 +261,7 @@ class _V2(_V3):
 
 
 _BEYOND_V2 = frozenset({"oneOf", "anyOf", "allOf", "not", "nullable"})
-_INNER = frozenset({"type", "items", "properties", "additionalProperties", "required"})
+_INNER = frozenset({"items", "properties", "additionalProperties", "required"})
 
 
 def _simplified(source: Obj) -> Obj:
@@ -271,10 +271,10 @@ def _simplified(source: Obj) -> Obj:
     are kept nor either-or. Where the schema allows those, it says nothing here; the server judges.
     """
     gone = set(_BEYOND_V2)
-    if source.get("nullable") or source.get(_PRESERVES) or source.get("x-kubernetes-int-or-string"):
+    if source.get(_PRESERVES):
         gone |= _INNER
-    if source.get("type") == "array" and not isinstance(source.get("items"), dict):
-        gone |= _INNER
+    if source.get("nullable") or source.get("x-kubernetes-int-or-string") or _is_bare_list(source, gone):
+        gone |= _INNER | {"type"}
     answer = {key: value for key, value in source.items() if key not in gone}
     if "properties" in answer:
         answer["properties"] = {name: _simplified(inner) for name, inner in answer["properties"].items()}
@@ -282,6 +282,11 @@ def _simplified(source: Obj) -> Obj:
         if isinstance(answer.get(key), dict):
             answer[key] = _simplified(answer[key])
     return answer
+
+
+def _is_bare_list(source: Obj, gone: Set[str]) -> bool:
+    """Return whether nothing would be said of the list's items, which kubectl refuses to read."""
+    return source.get("type") == "array" and ("items" in gone or not isinstance(source.get("items"), dict))
 
 
 def _custom_name(kind: Kind) -> str:

@@ -207,6 +207,21 @@ async def test_openapi_v2(api):
     assert document["definitions"]["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"] == "int-or-string"
 
 
+async def test_openapi_v2_in_protobuf(api):
+    wanted = {
+        "Accept": "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+        "Authorization": "Bearer admin",
+    }
+    async with api.client._session.get("/openapi/v2", headers=wanted) as response:
+        body = await response.read()
+    assert response.headers["Content-Type"] == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+    assert (response.headers["Vary"], body[:5]) == ("Accept", b"\x0a\x032.0")
+    tag = response.headers["ETag"]
+    assert (await api.call("GET", "/openapi/v2", headers={**wanted, "If-None-Match": tag}))[0] == 304
+    assert (await api.call("GET", "/openapi/v2", headers={"If-None-Match": tag}))[0] == 200
+    assert (await api.call("GET", "/openapi/v2", headers={"Accept": "text/html"}))[0] == 406
+
+
 async def test_health_and_metrics(api):
     for path in ("/healthz", "/livez", "/readyz"):
         assert (await api.call("GET", path, token="alice"))[:2] == (200, "ok")
