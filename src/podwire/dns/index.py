@@ -158,7 +158,7 @@ class Index:
             return self._find_reverse(name, type)
         finding, _ = self._find_inside(name, type)
         if finding.answer is not None and finding.answer.alias and type != wire.CNAME:
-            return self._follow(finding.answer, type)
+            return self._follow(name, finding.answer, type)
         return finding
 
     def records(self, service: Key) -> ServiceRecords | None:
@@ -228,11 +228,11 @@ class Index:
         tail = wire.record_tail(wire.NS, self.zone.ttl_s, self._server)
         return Answer((tail,), extra=tuple(self._server + t for answer in found for t in answer.own))
 
-    def _follow(self, first: Answer, type: int) -> Finding:
+    def _follow(self, name: bytes, first: Answer, type: int) -> Finding:
         """Append what the alias leads to (RFC 1034 §4.3.2, step 3a), however many steps, but not for ever."""
         more: list[bytes] = []
-        target, seen = first.alias, set[bytes]()
-        while target not in seen and len(seen) < _MAX_ALIASES:
+        target, seen = first.alias, {name}
+        while target not in seen and len(seen) <= _MAX_ALIASES:
             seen.add(target)
             if not wire.is_within(target, self.zone.origin):
                 return Finding(True, Answer(first.own, tuple(more)), away=target)

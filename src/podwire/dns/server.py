@@ -63,13 +63,14 @@ def open_sockets(port: int, host: str = "", *, shared: bool = False) -> Sockets:
 class DnsServer:
     """Serves a responder. ``resolve`` answers what the responder forwards."""
 
-    def __init__(self, responder: Responder, resolve: Resolve) -> None:
+    def __init__(self, responder: Responder, resolve: Resolve, *, batched: bool = batch.supported) -> None:
+        """``batched``: many datagrams a system call."""
         self._responder, self._resolve = responder, resolve
         self._sockets: list[Sockets] = []
         self._tcp: list[asyncio.Server] = []
         self._pending: set[asyncio.Task[None]] = set()
         self._connections = 0
-        self._batch = batch.Batch() if batch.supported else None
+        self._batch = batch.Batch() if batched else None
         self.clients: dict[bytes, int] = {}  # queries over UDP by client, as the kernel writes its address
 
     async def start(self, sockets: Sockets) -> None:

@@ -13,11 +13,15 @@ from typing import Any
 import dns.message
 import dns.rcode
 import dns.rrset
+import dnsworld
+import pytest
 
 from podwire.client.fake import FakeClient
 from podwire.dns.agent import DnsAgent
 from podwire.dns.corefile import Settings, parse_corefile
 from podwire.dns.plugins.hosts import HostsFile
+from podwire.dns.responder import Forward
+from podwire.dns.server import DnsServer, open_sockets
 from podwire.dns.upstream import find_upstreams
 from podwire.model.objects import Obj
 from podwire.model.resources import ENDPOINTSLICES, NAMESPACES, SERVICES
@@ -187,3 +191,32 @@ def test_resolv_conf_of_an_upstream(tmp_path: Any) -> None:
     file = tmp_path / "resolv.conf"
     file.write_text("search a\nnameserver 127.0.0.53\nnameserver 192.0.2.53\nnameserver bad\n")
     assert find_upstreams([str(file), "192.0.2.1:5353", "/does/not/exist"]) == (("192.0.2.53", 53), ("192.0.2.1", 5353))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_datagrams_in_batches_and_one_by_one(batched: bool) -> None:
+    responder = dnsworld.responder(next(c for c in dnsworld.SCENARIOS if c.name == "services"))
+
+    async def never(forward: Forward, protocol: str) -> bytes:
+        return responder.refuse(forward.asked, 2, protocol)
+
+    server = DnsServer(responder, never, batched=batched)
+    await server.start(open_sockets(0, "127.0.0.1"))
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.setblocking(False)
+        s.connect(("127.0.0.1", server.port))
+        names = ["web.default.svc.cluster.local.", "nope.default.svc.cluster.local.", "example.com."] * 40
+        sent = {id: dns.message.make_query(name, "A", id=id) for id, name in enumerate(names)}
+        for id, query in sent.items():
+            s.send(query.to_wire())
+            if id % 10 == 5:
+                s.send(b"short")  # gets no answer: a gap in the batch
+        rcodes = []
+        async with asyncio.timeout(5):
+            for _ in names:
+                answer = dns.message.from_wire(await loop.sock_recv(s, 4096))
+                assert sent.pop(answer.id).is_response(answer)
+                rcodes.append(dns.rcode.to_text(answer.rcode()))
+    server.close()
+    assert sorted(rcodes) == ["NOERROR"] * 40 + ["NXDOMAIN"] * 40 + ["SERVFAIL"] * 40
