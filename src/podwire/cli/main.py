@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     dns.add_commands(command)
     printable(command("doctor", "inspect:doctor", "say what this machine can do, and what to change"))
     bench = command("bench", "bench:run", "measure podwire on this machine", about=_BENCH_ABOUT)
-    bench.add_argument("what", choices=("up", "dns"), help="what to measure")
+    bench.add_argument("what", choices=("up", "dns", "policy"), help="what to measure")
     printable(bench)
     return parser
 
@@ -98,7 +98,8 @@ _NODE_ABOUT = """\
 
 _BENCH_ABOUT = """\
   podwire bench up    time to API, to nodes Ready, to 30 and 300 pods; memory; CNI; cross-node throughput
-  podwire bench dns   CPU and memory of the cluster DNS, propagation, killed workers; beside unbound or dnsmasq"""
+  podwire bench dns   CPU and memory of the cluster DNS, propagation, killed workers; beside unbound or dnsmasq
+  podwire bench policy   who reaches whom in large clusters; one change at a time; enforcement and its cost"""
 
 
 def _add_up(sub: argparse.ArgumentParser) -> None:
