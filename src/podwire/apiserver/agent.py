@@ -97,6 +97,7 @@ async def serve(config: Config, *, ready: Callable[[], None] | None = None) -> N
         await bootstrap(core, advertise=config.advertise, port=config.advertise_port, networks=config.networks)
         async with asyncio.TaskGroup() as group:
             group.create_task(core.custom.run(core.writes))
+            group.create_task(core.addresses.run(core.writes))
             group.create_task(_compact(core, clock))
             runner = await _listen(core, config, pki.server_context(keys) if config.sockets else None)
             core.ready = True

@@ -22,6 +22,7 @@ from podwire.apiserver.reads import Reads
 from podwire.apiserver.relay import direct, loopback_only
 from podwire.apiserver.routes import Target
 from podwire.apiserver.server import Server
+from podwire.apiserver.serviceaddresses import ServiceAddresses
 from podwire.apiserver.serviceips import NODE_PORTS, Network, ServiceIps
 from podwire.apiserver.store.port import Change, IndexOf, Store
 from podwire.apiserver.strategy import Strategy
@@ -87,6 +88,7 @@ class Core:
                 self.authorizer.observe(plural, *row.key, orjson.loads(row.body))
             self.store.listen(bucket, self._observe_role(plural))
         self.services.restore(orjson.loads(r.body) for r in self.store.rows("services"))
+        self.addresses = ServiceAddresses(self.registry, self.store, self.services, self.clock, SYSTEM)
 
     def _observe_role(self, plural: str) -> Callable[[Change], None]:
         def observe(change: Change) -> None:

@@ -28,8 +28,8 @@ class ServiceIps:
     """What is taken. ``networks`` in order of preference: the first is the primary family."""
 
     def __init__(self, networks: Sequence[Network], node_ports: tuple[int, int] = NODE_PORTS) -> None:
-        self._networks = {_family(n): n for n in networks}
         self._families = [_family(n) for n in networks]
+        self._ranges: dict[str, tuple[Network, ...]] = {"": tuple(networks)}  # by the ServiceCIDR's name
         self._node_ports = node_ports
         self._addresses: set[Address] = set()
         self._ports: set[int] = set()
@@ -39,15 +39,22 @@ class ServiceIps:
         """The cluster's IP families, the primary first: "IPv4", "IPv6"."""
         return self._families
 
+    def extend(self, name: str, networks: Iterable[Network]) -> None:
+        """Take the ranges of a further ServiceCIDR for what is given out from now on; none withdraws it."""
+        self._ranges[name] = tuple(networks)
+
+    def _networks(self, family: str) -> list[Network]:
+        return [n for ranges in self._ranges.values() for n in ranges if _family(n) == family]
+
     def restore(self, services: Iterable[Obj]) -> None:
         """Take in what the stored Services hold."""
         for service in services:
-            self._addresses.update(_addresses(service))
+            self._addresses.update(cluster_addresses(service))
             self._ports.update(_ports(service))
 
     def release(self, service: Obj) -> None:
         """Take back what a deleted Service held."""
-        self._addresses.difference_update(_addresses(service))
+        self._addresses.difference_update(cluster_addresses(service))
         self._ports.difference_update(_ports(service))
 
     def allocate(self, kind: Kind, new: Obj, old: Obj | None) -> Callable[[], None]:
@@ -55,7 +62,7 @@ class ServiceIps:
 
         What only ``old`` held is taken back at once, and given again by the undo.
         """
-        before = set(_addresses(old)) if old else set()
+        before = set(cluster_addresses(old)) if old else set()
         before_ports = set(_ports(old)) if old else set()
         saved = (set(self._addresses), set(self._ports)) if old else None
         self._addresses -= before
@@ -67,7 +74,7 @@ class ServiceIps:
             if saved is not None:
                 self._addresses, self._ports = saved
             raise
-        taken, taken_ports = set(_addresses(new)), set(_ports(new))
+        taken, taken_ports = set(cluster_addresses(new)), set(_ports(new))
         self._addresses |= taken
         self._ports |= taken_ports
 
@@ -87,23 +94,24 @@ class ServiceIps:
         given = list(spec.get("clusterIPs") or ())
         chosen: list[str] = []
         for n, family in enumerate(spec.get("ipFamilies") or self._families[:1]):
-            network = self._networks.get(family)
-            if network is None:
+            networks = self._networks(family)
+            if not networks:
                 raise invalid(
                     kind, name, [invalid_value(f"spec.ipFamilies[{n}]", family, "not configured on this cluster")]
                 )
             if n < len(given) and given[n]:
-                chosen.append(self._claim(kind, name, network, given[n], n))
+                chosen.append(self._claim(kind, name, networks, given[n]))
             else:
-                chosen.append(str(self._pick(network, name)))
+                chosen.append(str(self._pick_of(networks, name)))
         spec["clusterIPs"] = chosen
         spec["clusterIP"] = chosen[0]
 
-    def _claim(self, kind: Kind, name: str, network: Network, text: str, n: int) -> str:
+    def _claim(self, kind: Kind, name: str, networks: Sequence[Network], text: str) -> str:
         address = ip_address(text)
         why = ""
-        if address not in network or address in (network.network_address, network.broadcast_address):
-            why = f"provided IP is not in the valid range. The range of valid IPs is {network}"
+        if not any(_is_host(address, n) for n in networks):
+            ranges = ", ".join(map(str, networks))
+            why = f"provided IP is not in the valid range. The range of valid IPs is {ranges}"
         elif address in self._addresses:
             why = "provided IP is already allocated"
         if why:
@@ -111,7 +119,15 @@ class ServiceIps:
             raise invalid(kind, name, [invalid_value("spec.clusterIPs", [text], detail)])
         return str(address)
 
-    def _pick(self, network: Network, name: str) -> Address:
+    def _pick_of(self, networks: Sequence[Network], name: str) -> Address:
+        for network in networks:
+            address = self._pick(network)
+            if address is not None:
+                return address
+        ranges = ", ".join(map(str, networks))
+        raise internal(f"failed to allocate a serviceIP: range {ranges} is full (Service {name})")
+
+    def _pick(self, network: Network) -> Address | None:
         size = min(network.num_addresses, _MAX_RANGE)
         last = size - 2 if network.version == 4 else size - 1
         low = 1 + min(max(16, size // 16), 256) if size > 32 else 1
@@ -125,7 +141,7 @@ class ServiceIps:
             address = make(base + offset)
             if address not in self._addresses:
                 return address
-        raise internal(f"failed to allocate a serviceIP: range {network} is full (Service {name})")
+        return None
 
     def _allocate_ports(self, kind: Kind, service: Obj) -> None:
         """Give node ports. One number belongs to one Service, whatever the protocol; within it, ports of one
@@ -184,7 +200,12 @@ def _family(network: Network) -> str:
     return f"IPv{network.version}"
 
 
-def _addresses(service: Obj) -> Iterable[Address]:
+def _is_host(address: Address, network: Network) -> bool:
+    return address in network and address not in (network.network_address, network.broadcast_address)
+
+
+def cluster_addresses(service: Obj) -> Iterable[Address]:
+    """Return the cluster IPs that a Service holds; none for headless and ExternalName ones."""
     spec = service["spec"]
     if spec.get("type") == "ExternalName":
         return ()
