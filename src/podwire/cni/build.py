@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from podwire.cni.spec import IO_FAILURE, CniError
+from podwire.runtime.compiler import cached_path, compile_page, find_compiler
 
 NAME = "podwire-cni"
 SOURCE = Path(__file__).parent / "native" / "podwire-cni.c"
 _SHIM = Path(__file__).parent / "shim.py"
-
-
-def find_compiler() -> str:
-    """Return the path of a C compiler; "" when there is none."""
-    return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
 
 
 def build(cache_directory: Path, *, compiler: str | None = None) -> Path:
@@ -28,35 +22,18 @@ def build(cache_directory: Path, *, compiler: str | None = None) -> Path:
     compiler that fails (no libc headers) gives the Python one, too. Raises CniError(5) when the
     directory cannot be written.
     """
-    source = SOURCE.read_bytes()
-    path = cache_directory / f"{NAME}-{hashlib.sha256(source).hexdigest()[:12]}"
+    path = cached_path(SOURCE, cache_directory)
     if compiler is None:
         if path.exists():
             return path
         compiler = find_compiler()
     try:
         cache_directory.mkdir(parents=True, exist_ok=True)
-        if compiler and _compile(compiler, path):
+        if compiler and compile_page(compiler, SOURCE, path):
             return path
         return _write_shim(cache_directory / f"{NAME}-python")
     except OSError as error:
         raise CniError(IO_FAILURE, f"cannot write {path}: {error.strerror}") from error
-
-
-def _compile(compiler: str, path: Path) -> bool:
-    # Static first: without the dynamic linker it starts in a third of the time.
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    for mode in (("-static",), ()):
-        done = subprocess.run(
-            [compiler, "-O2", *mode, "-o", str(scratch), str(SOURCE)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-        )
-        if done.returncode == 0:
-            scratch.rename(path)
-            return True
-    scratch.unlink(missing_ok=True)
-    return False
 
 
 def _write_shim(path: Path) -> Path:

@@ -105,7 +105,7 @@ class Lab:
         with self._step("Starting the API server"):
             self._start_api()
             plane.warm_up_nodes()
-            self.cni = plane.build_cni()
+            self.cni, self.keeper = plane.build_cni(), plane.open_keeper()
             self._power_on_all()
             self._wait_for(["apiserver"], 30.0)
         with self._step(f"Starting controllers and {self.config.nodes} node{'s'[: self.config.nodes != 1]}"):
@@ -135,7 +135,7 @@ class Lab:
         sockets = self.launch.api_sockets
         self.supervisor.start(
             "apiserver",
-            lambda ready: plane.run_api(self.config, self.cluster, sockets, ready),
+            lambda ready: plane.run_api(self.config, self.cluster, self.identities, sockets, ready),
             keep=tuple(s.fileno() for s in sockets),
         )
 
@@ -154,7 +154,9 @@ class Lab:
         def pid1() -> None:
             plane.run_shim(spec, self.config, self.cluster)
 
-        keeper = self.supervisor.fork(name, lambda: machine.power_on(spec, theirs, pid1), keep=(theirs.fileno(),))
+        keeper = self.supervisor.fork(
+            name, lambda: machine.power_on(spec, theirs, pid1, self.keeper), keep=(theirs.fileno(), self.keeper)
+        )
         theirs.close()
         node = self.machines[spec.name] = Machine(spec, ours)
         node.plug(self.links, self.bridge)
@@ -183,9 +185,10 @@ class Lab:
             machine.enter(
                 self.machines[name],
                 lambda: plane.run_agent(node.spec, self.config, self.identities, self.cni, ready),
+                keeper=self.keeper,
             )
 
-        self.supervisor.start(f"{name}-agent", main, keep=node.descriptors)
+        self.supervisor.start(f"{name}-agent", main, keep=(*node.descriptors, self.keeper))
 
     def _start_publisher(self) -> None:
         first = self.config.node_names[0]
@@ -272,7 +275,7 @@ class Lab:
         stdio = tuple(fds)
 
         def body() -> None:
-            machine.enter(node, lambda: _execute(request, stdio), close=True)
+            machine.enter(node, lambda: _execute(request, stdio))
 
         pid = self.supervisor.fork(f"{node.spec.name}-exec", body, keep=(*stdio, *node.descriptors))
 

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from podwire.kernel import libc
 from podwire.kernel.link.port import LinkPort
@@ -45,11 +46,11 @@ def spec_of(config: LabConfig, index: int, state_dir: Path) -> MachineSpec:
     return MachineSpec(index, name, state_dir, addresses, config.underlay_mtu_bytes)
 
 
-def power_on(spec: MachineSpec, line: socket.socket, pid1: Callable[[], None]) -> None:
+def power_on(spec: MachineSpec, line: socket.socket, pid1: Callable[[], None], keeper: int = -1) -> NoReturn:
     """Be a node's keeper: make its namespaces, run ``pid1`` as its first process, and end when that ends.
 
     Runs in a process forked by init. Tells init the pid over ``line``; pid 1 waits there for its eth0 to be
-    plugged in before it goes on.
+    plugged in before it goes on. ``keeper``: a descriptor of the keeper's executable, -1 when there is none.
     """
     libc.prctl(libc.PR_SET_PDEATHSIG, 9)
     libc.unshare(ISOLATED)
@@ -69,8 +70,19 @@ def power_on(spec: MachineSpec, line: socket.socket, pid1: Callable[[], None]) -
         os._exit(0)
     line.sendall(f"pid {pid}\n".encode())
     line.close()
-    _, status = os.waitpid(pid, 0)
-    os._exit(os.waitstatus_to_exitcode(status) & 255)
+    _keep(keeper)
+
+
+def _keep(executable: int) -> NoReturn:
+    """Wait for this process's only child and end as it ended; as a page of C where that could be compiled."""
+    if executable >= 0:
+        try:
+            os.execve(executable, ["podwire-keeper"], {})
+        except OSError:  # a libc that cannot run it here: wait in Python
+            pass
+    _, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(128 - code if code < 0 else code)
 
 
 def _quicken_ipv6() -> None:
@@ -148,18 +160,15 @@ class Machine:
         self.namespaces = {}
 
 
-def enter(machine: Machine, body: Callable[[], None], *, close: bool = True) -> None:
+def enter(machine: Machine, body: Callable[[], None], *, keeper: int = -1) -> NoReturn:
     """Run ``body`` inside the node and leave with its exit status. Runs in a process forked by init."""
     libc.prctl(libc.PR_SET_PDEATHSIG, 9)
     for kind, fd in machine.namespaces.items():  # mount last: /proc and paths stay init's until then
         libc.setns(fd, KINDS[kind])
-    if close:
-        machine.close()
+    machine.close()
     pid = os.fork()  # a pid namespace is entered by children only
     if pid == 0:
         libc.prctl(libc.PR_SET_PDEATHSIG, 9)
         body()
         os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    os._exit(128 - code if code < 0 else code)
+    _keep(keeper)

@@ -34,6 +34,7 @@ IPInterface: TypeAlias = IPv4Interface | IPv6Interface
 
 BRIDGE = "underlay0"
 API_PORT = 6443
+INSIDER_PORT = 6080  # plain HTTP with a token, on the loopback of the lab's own namespace
 FIRST_NODE = 10
 FIRST_BALANCER, LAST_BALANCER = 224, 250
 

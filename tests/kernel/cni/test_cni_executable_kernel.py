@@ -14,9 +14,10 @@ from podwire.cni import build, conflist
 from podwire.cni.bridge import host_end
 from podwire.cni.server import CniServer
 from podwire.cni.spec import SUPPORTED_VERSIONS
+from podwire.runtime.compiler import find_compiler
 
 pytestmark = pytest.mark.kernel
-COMPILERS = ["", pytest.param(None, marks=pytest.mark.skipif(not build.find_compiler(), reason="needs cc"))]
+COMPILERS = ["", pytest.param(None, marks=pytest.mark.skipif(not find_compiler(), reason="needs cc"))]
 
 
 async def execute(node, binary, command, config, container="c1", netns="", prefix=(), **more):
