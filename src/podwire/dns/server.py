@@ -97,11 +97,11 @@ class DnsServer:
     def close(self) -> None:
         """Stop listening."""
         loop = asyncio.get_running_loop()
+        for tcp in self._tcp:
+            tcp.close()
         for sockets in self._sockets:
             loop.remove_reader(sockets.udp)
             sockets.close()
-        for tcp in self._tcp:
-            tcp.close()
         for task in self._pending:
             task.cancel()
 
