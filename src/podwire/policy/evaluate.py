@@ -124,7 +124,7 @@ def judge(snapshot: PolicySnapshot, direction: Direction, end: Endpoint, other: 
     # Kubernetes: traffic between a pod and the node that it runs on is always allowed (probes depend on it).
     if other.node is not None and other.node == pod.node:
         return Decision(direction, True, f"default: a pod and its own node {pod.node} always reach each other")
-    selecting = [p for p in snapshot.policies if selects(snapshot, p.subject, pod)]
+    selecting = [p for p in snapshot.policies_about(pod.key.namespace) if selects(snapshot, p.subject, pod)]
     passed: list[tuple[Policy, Rule]] = []
     decided = _walk("Admin", selecting, snapshot, direction, other, packet, passed)
     if decided is None:

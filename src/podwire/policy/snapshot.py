@@ -132,6 +132,22 @@ class PolicySnapshot:
         addresses = self.nodes[name].addresses
         return Endpoint(next((a for a in addresses if family in (None, a.version)), None), node=name)
 
+    def policies_about(self, namespace: str) -> tuple[Policy, ...]:
+        """Return the policies whose subject may be a pod of this namespace, in the snapshot's order."""
+        found = self._policies_by_namespace.get(namespace)
+        return self._policies_by_namespace[""] if found is None else found
+
+    @cached_property
+    def _policies_by_namespace(self) -> dict[str, tuple[Policy, ...]]:
+        # "" holds those that speak of any namespace; they are among every other entry, too.
+        names = {p.subject.namespace for p in self.policies if p.subject.namespace is not None}
+        found: dict[str, list[Policy]] = {name: [] for name in ("", *names)}
+        for policy in self.policies:
+            own = policy.subject.namespace
+            for entry in found.values() if own is None else (found[own],):
+                entry.append(policy)
+        return {name: tuple(entry) for name, entry in found.items()}
+
     @cached_property
     def _node_by_ip(self) -> dict[IPAddress, str]:
         return {ip: node.name for node in self.nodes.values() for ip in node.own_addresses}

@@ -50,7 +50,7 @@ class _Candidate:
 
 def fixes(world: World, packet: Packet) -> tuple[Fix, ...]:
     """Return one change for each side that denies ``packet``. Each is judged with those before it applied."""
-    snapshot = world.snapshot
+    snapshot = _about(world.snapshot, packet)
     found: list[Fix] = []
     for direction in ("egress", "ingress"):
         verdict = evaluate(snapshot, packet)
@@ -74,6 +74,13 @@ def _yaml(value: Any) -> str:
     import yaml
 
     return yaml.safe_dump(value, sort_keys=False, default_flow_style=False).rstrip() if value else ""
+
+
+def _about(snapshot: PolicySnapshot, packet: Packet) -> PolicySnapshot:
+    """Return the snapshot with only the policies that may speak of the packet's ends: the rest costs time."""
+    namespaces = dict.fromkeys(end.pod.key.namespace for end in (packet.src, packet.dst) if end.pod is not None)
+    policies = {(p.kind, p.key): p for name in namespaces for p in snapshot.policies_about(name)}
+    return replace(snapshot, policies=tuple(policies.values()))
 
 
 def _with_policy(snapshot: PolicySnapshot, new: Policy) -> PolicySnapshot:

@@ -177,7 +177,7 @@ def _pods_named(world: World, kind: str, name: str, namespace: str) -> tuple[Pod
             return pod.key.name == name
         return pod.owner.kind == kind and pod.owner.name == name
 
-    return tuple(p for p in world.pods if p.key.namespace == namespace and fits(p))
+    return tuple(p for p in world.pods_in(namespace) if fits(p))
 
 
 def _unknown(what: str, namespace: str, known: Sequence[str]) -> BadInput:
@@ -207,13 +207,13 @@ def _candidates(world: World, name: str, namespace: str, as_server: bool) -> lis
     services = [Party(f"svc/{name} in {namespace}", _behind(world, service), service)] if service else []
     pods = _pods_named(world, "Pod", name, namespace)
     found = [Party(f"pod/{name} in {namespace}", pods)] if pods else []
-    owners = {p.owner for p in world.pods if p.key.namespace == namespace and p.owner.name == name}
+    owners = {p.owner for p in world.pods_in(namespace) if p.owner.name == name}
     for owner in sorted(owners):
         if owner.kind != "Pod":
             found.append(_of_kind(world, owner.kind, name, namespace))
     labelled = tuple(
-        p for p in world.pods
-        if p.key.namespace == namespace and name in (p.labels.get("app"), p.labels.get("app.kubernetes.io/name"))
+        p for p in world.pods_in(namespace)
+        if name in (p.labels.get("app"), p.labels.get("app.kubernetes.io/name"))
     )  # fmt: skip
     if labelled:
         found.append(Party(f"pods labelled {name} in {namespace}", labelled))

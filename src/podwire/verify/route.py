@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from podwire.policy.snapshot import Endpoint
 from podwire.verify.answer import Hop
-from podwire.verify.sources import of_kind
 from podwire.verify.world import World
 
 
@@ -47,7 +45,7 @@ def _subnet(world: World, node: str) -> str:
 
 
 def _encapsulation(world: World) -> Hop:
-    backend = backend_of(world)
+    backend = world.backend
     words = {
         "vxlan": "VXLAN: UDP 8472 between the nodes, 50 bytes a packet (70 over IPv6)",
         "host-gw": "none: host-gw routes straight to the other node",
@@ -55,15 +53,3 @@ def _encapsulation(world: World) -> Hop:
         "": "as the network plugin does it",
     }
     return Hop("encapsulation", "ok" if backend else "note", words.get(backend, f"backend {backend}"))
-
-
-def backend_of(world: World) -> str:
-    """Return flannel's backend as its ConfigMap names it; "" when there is none."""
-    for located in of_kind(world.objects, "ConfigMap"):
-        text = (located.object.get("data") or {}).get("net-conf.json")
-        if text:
-            try:
-                return str((json.loads(text).get("Backend") or {}).get("Type") or "")
-            except (ValueError, AttributeError):
-                return ""
-    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +33,8 @@ class World:
     slices: tuple[Located, ...] = ()
     by_key: Mapping[ObjectKey, Located] = field(default_factory=dict)
     by_pod: Mapping[Key, PodView] = field(default_factory=dict)
+    by_namespace: Mapping[str, Sequence[PodView]] = field(default_factory=dict)
+    backend: str = ""  # how nodes reach each other's pods: "vxlan", "host-gw"; "" when it is not known
     snapshot: PolicySnapshot = field(default_factory=PolicySnapshot)
 
     @property
@@ -41,7 +44,11 @@ class World:
 
     def knows_pods(self, namespace: str) -> bool:
         """Return whether enough was read to say that a pod is missing in this namespace."""
-        return self.complete or any(p.key.namespace == namespace and not p.assumed for p in self.pods)
+        return self.complete or any(not p.assumed for p in self.pods_in(namespace))
+
+    def pods_in(self, namespace: str) -> Sequence[PodView]:
+        """Return the pods of one namespace."""
+        return self.by_namespace.get(namespace, ())
 
     def pod(self, key: Key) -> PodView | None:
         """Return the pod of this name, None when there is none."""
@@ -52,7 +59,7 @@ class World:
         selector = selector_of((policy.object.get("spec") or {}).get("podSelector"))
         if selector is None:
             return []
-        return [p for p in self.pods if p.key.namespace == policy.key.namespace and selector.matches(p.labels)]
+        return [p for p in self.pods_in(policy.key.namespace) if selector.matches(p.labels)]
 
     def peer_pods(self, namespace: str, peer: Mapping[str, Any]) -> list[PodView]:
         """Return the pods that a NetworkPolicy peer matches, as written in a policy of ``namespace``."""
@@ -63,7 +70,7 @@ class World:
             within = {namespace}
         else:
             within = {n for n, labels in self.namespaces.items() if spaces.matches(labels)}
-        return [p for p in self.pods if p.key.namespace in within and pods.matches(p.labels)]
+        return [p for name in sorted(within) for p in self.pods_in(name) if pods.matches(p.labels)]
 
     def receivers(self, rule: WrittenRule) -> list[PodView]:
         """Return the pods on whose ports a rule speaks: its policy's own for ingress, the peers for egress."""
@@ -87,7 +94,8 @@ class World:
 
     def backends(self, service: ServiceView, port: ServicePort) -> tuple[tuple[Backend, ...], tuple[Excluded, ...]]:
         """Return who receives on a Service's port, and who is left out and why."""
-        return backends(service, port, self.pods, self.slices)
+        pods = self.pods_in(service.key.namespace)
+        return backends(service, port, pods if service.selector else self.pods, self.slices)
 
     def services_of(self, pod: PodView) -> list[ServiceView]:
         """Return the Services whose selector matches a pod."""
@@ -123,8 +131,29 @@ def build(objects: Iterable[Located], *, plugin: str = "") -> World:
         slices=tuple(o for o in everything if o.object["kind"] == "EndpointSlice"),
         by_key={o.key: o for o in everything},
         by_pod={p.key: p for p in pods},
+        by_namespace=_by_namespace(pods),
+        backend=_backend(everything),
         snapshot=_snapshot(everything, pods, namespaces),
     )
+
+
+def _by_namespace(pods: Iterable[PodView]) -> dict[str, list[PodView]]:
+    found: dict[str, list[PodView]] = {}
+    for pod in pods:
+        found.setdefault(pod.key.namespace, []).append(pod)
+    return found
+
+
+def _backend(objects: Iterable[Located]) -> str:
+    """Return flannel's backend as its ConfigMap names it; "" when there is none."""
+    for located in objects:
+        text = (located.object.get("data") or {}).get("net-conf.json") if located.key.kind == "ConfigMap" else None
+        if text:
+            try:
+                return str((json.loads(text).get("Backend") or {}).get("Type") or "")
+            except (ValueError, AttributeError):
+                return ""
+    return ""
 
 
 def _snapshot(

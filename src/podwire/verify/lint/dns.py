@@ -54,7 +54,7 @@ def dns_pods(world: World) -> list[PodView]:
     if named is not None and named.selector:
         selector = selector_of({"matchLabels": dict(named.selector)})
         assert selector is not None
-        return [p for p in world.pods if p.key.namespace == "kube-system" and selector.matches(p.labels)]
+        return [p for p in world.pods_in("kube-system") if selector.matches(p.labels)]
     return [p for p in world.pods if p.labels.get("k8s-app") == "kube-dns"]
 
 
