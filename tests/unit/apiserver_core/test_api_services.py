@@ -186,5 +186,5 @@ async def test_a_health_port_without_node_ports(api):
     local = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "allocateLoadBalancerNodePorts": False}
     spec = await create(api, "a", **local)
     assert "nodePort" not in spec["ports"][0]
-    with pytest.raises(Invalid, match="spec.healthCheckNodePort: Invalid value: .* already allocated"):
+    with pytest.raises(Invalid, match=r"spec.healthCheckNodePort: Invalid value: .* already allocated"):
         await create(api, "b", healthCheckNodePort=spec["healthCheckNodePort"], **local)
