@@ -22,12 +22,8 @@ from podwire.model.objects import Obj
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1."
 _INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
 _QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
-_PATCHES = (
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-    "application/apply-patch+yaml",
-)
+_STRATEGIC = "application/strategic-merge-patch+json"
+_PATCHES = ("application/json-patch+json", "application/merge-patch+json", _STRATEGIC, "application/apply-patch+yaml")
 _GVK = "x-kubernetes-group-version-kind"
 _PRESERVES = "x-kubernetes-preserve-unknown-fields"
 _FORMS_OF_V2 = ("application/json", openapiproto.MEDIA_TYPE, openapiproto.OLD_MEDIA_TYPE)
@@ -318,6 +314,11 @@ def _operations(kind: Kind, dialect: _V3) -> Iterable[tuple[str, Obj]]:
         yield f"{collection}/{{name}}/status", _item(kind, dialect, reference, status, named=True)
 
 
+def _patches(kind: Kind) -> tuple[str, ...]:
+    """Return what PATCH takes; ``kubectl apply`` sends a strategic merge patch wherever one is listed."""
+    return tuple(p for p in _PATCHES if p != _STRATEGIC or kind.schema is None)
+
+
 def _item(
     kind: Kind,
     dialect: _V3,
@@ -345,7 +346,7 @@ def _item(
         if method == "patch":
             operation["parameters"].append(dialect.parameter("force", "query", "boolean"))
         if method in ("post", "put", "patch"):
-            operation |= dialect.body(reference, _PATCHES if method == "patch" else ("application/json",))
+            operation |= dialect.body(reference, _patches(kind) if method == "patch" else ("application/json",))
             if "_body" in operation:
                 operation["parameters"].append(operation.pop("_body"))
         item[method] = operation

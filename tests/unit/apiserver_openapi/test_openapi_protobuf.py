@@ -217,6 +217,16 @@ def test_custom_resources(name: str, spec: dict[str, Any], said: dict[str, Any])
     assert robot["properties"]["metadata"]["$ref"].endswith("ObjectMeta")
 
 
+def test_no_strategic_merge_patch_for_custom_resources() -> None:
+    documents = Documents(Registry(kinds_of(_crd({"type": "object"}))))
+    path = "/apis/toys.example.com/v1/namespaces/{namespace}/robots/{name}"
+    takes = ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"]
+    assert json.loads(documents.v2().body)["paths"][path]["patch"]["consumes"] == takes
+    v3 = documents.v3("apis/toys.example.com/v1")
+    assert v3 is not None
+    assert list(json.loads(v3.body)["paths"][path]["patch"]["requestBody"]["content"]) == takes
+
+
 def test_a_custom_resource_that_takes_anything_says_nothing() -> None:
     anything_goes = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     document = Documents(Registry(kinds_of(_crd(anything_goes)))).v2(OLD)
