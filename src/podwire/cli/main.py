@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from podwire import KUBERNETES_VERSION, __version__
-from podwire.cli import dns, questions
+from podwire.cli import dns, questions, verify
 from podwire.cli.terminal import print_error
 from podwire.model.errors import BadInput, NotPermitted, PodwireError, Unsupported
 
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_node(named(command("node", "node:run", "run a command on a node, or make it fail", about=_NODE_ABOUT)))
     questions.add_commands(command)
     dns.add_commands(command)
+    verify.add_command(command)
     printable(command("doctor", "inspect:doctor", "say what this machine can do, and what to change"))
     bench = command("bench", "bench:run", "measure podwire on this machine", about=_BENCH_ABOUT)
     bench.add_argument("what", choices=("up", "dns", "policy"), help="what to measure")

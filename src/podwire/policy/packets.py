@@ -33,8 +33,8 @@ from podwire.policy.rules import IPAddress
 _T = TypeVar("_T")
 _QUIET_S = 0.003
 _FIRST_PORT, _LAST_PORT = 20000, 60000
-_ETH_P_ALL = 3
-_OUTGOING = 4
+ETH_P_ALL = 3
+OUTGOING = 4
 NUMBERS = {"TCP": 6, "UDP": 17, "ICMP": 1, "ICMPv6": 58}
 
 
@@ -110,7 +110,7 @@ class PacketWorld:
                 frame, address = sock.recvfrom(256)
             except BlockingIOError:
                 return
-            seen = decode_packet(frame) if address[2] != _OUTGOING else None
+            seen = decode_packet(frame) if address[2] != OUTGOING else None
             # Between the nodes a packet can be seen on its way; it has arrived where its destination is.
             if seen is not None and seen in marks and self._places[seen[1]] == place:
                 arrived.add(marks[seen])
@@ -193,7 +193,7 @@ class PacketWorld:
 
     def _watch(self, place: str) -> None:
         """Listen to what arrives, and open what sends. Called inside the namespace."""
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(_ETH_P_ALL))
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETH_P_ALL))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._watchers[sock.fileno()] = (place, sock)
         for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
