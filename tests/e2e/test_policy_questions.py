@@ -107,3 +107,16 @@ def test_the_cluster_fixture_runs_the_worked_example(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+
+
+def test_suggest_learns_from_what_the_nodes_track(shop: LiveCluster, lab: Lab, tmp_path: Path) -> None:
+    import yaml
+
+    assert shop.pod("frontend", "shop").reaches("backend:80")
+    done = lab.podwire("suggest", "-n", "shop", "--only-namespace")
+    policies = {p["metadata"]["name"]: p for p in yaml.safe_load_all(done.stdout)}
+    rule = policies["backend-seen"]["spec"]["ingress"][0]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"app": "frontend"}}}]
+    assert {"protocol": "TCP", "port": 8080} in rule["ports"]
+    assert "flows from" in done.stdout or "flow from" in done.stdout
+    assert "shop/deploy/frontend -> " in done.stderr or "these policies cut" in done.stderr

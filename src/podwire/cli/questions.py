@@ -118,13 +118,26 @@ def _objects(arguments: argparse.Namespace, source: str) -> tuple[Located, ...]:
     return sources.read([source], arguments.namespace)
 
 
+def _plugin(arguments: argparse.Namespace, *, live: bool) -> str:
+    """Return the network plugin to judge by: the flag's, else the profile of the lab that is asked about."""
+    from podwire.lab.home import clusters
+    from podwire.verify.live import find_kubeconfig
+
+    if arguments.plugin or not live:
+        return str(arguments.plugin)
+    labs = {place.kubeconfig.resolve(): place for place in clusters()}
+    fallback = next((p.kubeconfig for p in labs.values() if p.name == arguments.name), None)
+    asked = labs.get(find_kubeconfig(arguments.kubeconfig, fallback).resolve())
+    return asked.load().cni_profile if asked is not None and not arguments.context else ""
+
+
 def world_of(arguments: argparse.Namespace) -> World:
     """Return the world that the flags name: files, or a cluster."""
     from podwire.verify import sources, world
 
     files = arguments.filename
     objects = sources.read(files, arguments.namespace) if files else _live(arguments)
-    return world.build(objects, plugin=arguments.plugin)
+    return world.build(objects, plugin=_plugin(arguments, live=not files))
 
 
 def why(arguments: argparse.Namespace) -> int:
@@ -150,7 +163,8 @@ def lint(arguments: argparse.Namespace) -> int:
         return 0
     paths = [*arguments.paths, *arguments.filename]
     objects = sources.read(paths, arguments.namespace) if paths else _live(arguments)
-    found = engine.lint(world.build(objects, plugin=arguments.plugin), ignore=arguments.ignore)
+    plugin = _plugin(arguments, live=not paths)
+    found = engine.lint(world.build(objects, plugin=plugin), ignore=arguments.ignore)
     if arguments.output == "json":
         print_json([f.as_json() for f in found])
     elif arguments.output == "sarif":

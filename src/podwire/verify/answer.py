@@ -27,9 +27,18 @@ class Fix:
     """The smallest change that lets the packet pass; ``proved``: the model was asked again, and it does."""
 
     text: str
-    yaml: str = ""
+    snippet: Any = None  # what to write there
     place: Place | None = None
     proved: bool = False
+
+    @property
+    def yaml(self) -> str:
+        """What to write, as YAML; "" when there is only advice."""
+        if self.snippet is None:
+            return ""
+        import yaml
+
+        return yaml.safe_dump(self.snippet, sort_keys=False, default_flow_style=False).rstrip()
 
 
 @dataclass(frozen=True, slots=True)

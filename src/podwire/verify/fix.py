@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from podwire.model.objects import Obj
-from podwire.policy.evaluate import Decision, Packet, evaluate, judge, peer_is, port_is
+from podwire.policy.evaluate import Decision, Packet, judge, peer_is, port_is, selects
 from podwire.policy.parse import read_policy
-from podwire.policy.rules import Policy, Rule
+from podwire.policy.rules import DIRECTIONS, Policy, Rule
 from podwire.policy.snapshot import Endpoint, PolicySnapshot
 from podwire.verify.answer import Fix
 from podwire.verify.judge import source_of
@@ -48,21 +48,23 @@ class _Candidate:
     snippet: Any
 
 
-def fixes(world: World, packet: Packet) -> tuple[Fix, ...]:
-    """Return one change for each side that denies ``packet``. Each is judged with those before it applied."""
-    snapshot = _about(world.snapshot, packet)
+def fixes(world: World, packet: Packet, snapshot: PolicySnapshot | None = None) -> tuple[Fix, ...]:
+    """Return one change for each side that denies ``packet``. Each is judged with those before it applied.
+
+    ``snapshot``: what ``about`` returned for the packet, where that is known already.
+    """
+    snapshot = about(world.snapshot, packet) if snapshot is None else snapshot
     found: list[Fix] = []
-    for direction in ("egress", "ingress"):
-        verdict = evaluate(snapshot, packet)
-        decision = verdict.egress if direction == "egress" else verdict.ingress
+    for direction in DIRECTIONS:
+        end, other = (packet.src, packet.dst) if direction == "egress" else (packet.dst, packet.src)
+        decision = judge(snapshot, direction, end, other, packet)
         if decision.allowed:
             continue
         for candidate in _candidates(world, snapshot, packet, decision):
             changed = _with_policy(snapshot, read_policy(candidate.changed))
-            end, other = (packet.src, packet.dst) if direction == "egress" else (packet.dst, packet.src)
             if judge(changed, direction, end, other, packet).allowed:
                 place = candidate.located.place(candidate.path)
-                found.append(Fix(candidate.text, _yaml(candidate.snippet), place, proved=True))
+                found.append(Fix(candidate.text, candidate.snippet, place, proved=True))
                 snapshot = changed
                 break
         else:
@@ -70,16 +72,15 @@ def fixes(world: World, packet: Packet) -> tuple[Fix, ...]:
     return tuple(found)
 
 
-def _yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=False).rstrip() if value else ""
-
-
-def _about(snapshot: PolicySnapshot, packet: Packet) -> PolicySnapshot:
-    """Return the snapshot with only the policies that may speak of the packet's ends: the rest costs time."""
-    namespaces = dict.fromkeys(end.pod.key.namespace for end in (packet.src, packet.dst) if end.pod is not None)
-    policies = {(p.kind, p.key): p for name in namespaces for p in snapshot.policies_about(name)}
+def about(snapshot: PolicySnapshot, packet: Packet) -> PolicySnapshot:
+    """Return the snapshot with only the policies that speak of the packet's ends: the rest costs time."""
+    pods = [end.pod for end in (packet.src, packet.dst) if end.pod is not None]
+    policies = {
+        (p.kind, p.key): p
+        for pod in pods
+        for p in snapshot.policies_about(pod.key.namespace)
+        if selects(snapshot, p.subject, pod)
+    }
     return replace(snapshot, policies=tuple(policies.values()))
 
 

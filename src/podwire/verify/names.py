@@ -125,9 +125,10 @@ def _is_ip(text: str) -> bool:
 
 
 def _address(world: World, ip: str) -> Party:
-    for pod in world.pods:
-        if pod.ip == ip and not pod.spec.get("hostNetwork"):
-            return Party(f"{ip} ({pod.workload} in {pod.key.namespace})", (pod,))
+    found = world.snapshot.endpoint(ip_address(ip)).pod
+    pod = world.pod(found.key) if found is not None else None
+    if pod is not None:
+        return Party(f"{ip} ({pod.workload} in {pod.key.namespace})", (pod,))
     for service in world.services.values():
         if ip in service.ips:
             return Party(f"{ip} (svc/{service.key.name} in {service.key.namespace})", _behind(world, service), service)
@@ -172,9 +173,11 @@ def _node(world: World, name: str) -> Party:
 
 
 def _pods_named(world: World, kind: str, name: str, namespace: str) -> tuple[PodView, ...]:
+    if kind == "Pod":
+        pod = world.pod(Key(namespace, name))
+        return (pod,) if pod is not None else ()
+
     def fits(pod: PodView) -> bool:
-        if kind == "Pod":
-            return pod.key.name == name
         return pod.owner.kind == kind and pod.owner.name == name
 
     return tuple(p for p in world.pods_in(namespace) if fits(p))

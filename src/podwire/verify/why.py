@@ -11,7 +11,7 @@ from podwire.policy.evaluate import Decision, Packet, Verdict, evaluate
 from podwire.policy.snapshot import Endpoint
 from podwire.verify import route
 from podwire.verify.answer import Answer, Fix, Hop
-from podwire.verify.fix import fixes
+from podwire.verify.fix import about, fixes
 from podwire.verify.judge import end_of, place_of
 from podwire.verify.lint.coverage import WITHOUT_POLICY
 from podwire.verify.lint.dns import can_ask, dns_pods
@@ -183,7 +183,8 @@ def _judged(
     world: World, client: Party, wanted: Destination, pairs: list[_Pair], before: list[Hop], target: str = ""
 ) -> Answer:
     """Return the answer over all pairs, shown on the first that is denied, else on the first."""
-    verdicts = [evaluate(world.snapshot, pair.packet) for pair in pairs]
+    narrow = about(world.snapshot, pairs[0].packet) if len(pairs) == 1 else None
+    verdicts = [evaluate(narrow or world.snapshot, pair.packet) for pair in pairs]
     denied = [i for i, v in enumerate(verdicts) if not v.allowed]
     shown = denied[0] if denied and not _unenforced(world) else 0
     pair, verdict = pairs[shown], verdicts[shown]
@@ -193,7 +194,7 @@ def _judged(
     allowed = (not denied or _unenforced(world)) and not names_fail
     decision = verdict.deciding
     reason, (deciding, place) = decision.reason, place_of(world, decision)
-    changes = fixes(world, pair.packet) if denied and not _unenforced(world) else ()
+    changes = fixes(world, pair.packet, narrow) if denied and not _unenforced(world) else ()
     if dns_stops and not _unenforced(world):
         trouble = _name_trouble(world, pair.packet.src)
         changes += trouble[3]
