@@ -42,8 +42,9 @@ class PortAtoms:
     """The atoms of ports of some rules, given what the pods call their ports."""
 
     def __init__(self, ports: Iterable[Port], tables: Iterable[PortNames]) -> None:
+        self._tables = tuple(tables)
         ranges = {p for p in ports if isinstance(p, PortRange)}
-        named = {(p.protocol, p.number) for table in tables for p in table}
+        named = {(p.protocol, p.number) for table in self._tables for p in table}
         self._starts: dict[str, list[int]] = {}
         self._atom_at: dict[str, list[int]] = {}
         self._index: dict[frozenset[Hashable], int] = {frozenset(): 0}
@@ -79,6 +80,12 @@ class PortAtoms:
     def has(self, port: PortRange) -> bool:
         """Return whether the atoms were made with this range in mind."""
         return port in self._by_range
+
+    def refined(self, ports: Iterable[PortRange]) -> tuple[PortAtoms, tuple[int, ...]]:
+        """Return the atoms that tell these ranges apart too, and for each of those the atom here that it is part of."""
+        finer = PortAtoms((*self._by_range, *ports), self._tables)
+        firsts = (pieces[0] for pieces in finer._intervals)
+        return finer, tuple(self.atom_of(r.protocol, r.first) for r in firsts)
 
     def mask_of(self, port: Port, table: PortNames) -> int:
         """Return the atoms of one port of a rule, towards pods that name their ports so."""

@@ -90,6 +90,9 @@ def _rechecks(chance: random.Random, count: int) -> list[float]:
         else:
             old = chance.choice(policies)
             made = _policy(chance, old.key.namespace, n, [f"app-{k}" for k in range(20)])
+            if n % 20 == 0:  # a port that no policy used before
+                port = PortRange("TCP", 10_000 + n, 10_000 + n)
+                made = replace(made, ingress=(replace(made.ingress[0], ports=(port,)),))
             recheck.change_policy(replace(made, key=old.key))
         took.append(time.process_time() - start)
     return took

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from podwire.model.objects import Key
 from podwire.model.selectors import Selector
 from podwire.policy.atoms import AddressAtoms, PortAtoms, PortNames, names_mentioned
-from podwire.policy.rules import BlockPeer, DomainPeer, IPAddress, NamedPort, NodePeer, PodPeer, Policy
+from podwire.policy.rules import BlockPeer, DomainPeer, IPAddress, NamedPort, NodePeer, PodPeer, Policy, PortRange
 from podwire.policy.snapshot import Endpoint, Node, Pod, PolicySnapshot
 
 LabelPairs: TypeAlias = tuple[tuple[str, str], ...]
@@ -90,24 +90,25 @@ class Vocabulary:
         self.ports = PortAtoms(ports, {self.names_of(pod) for pod in pods})
 
     def covers(self, policy: Policy) -> bool:
-        """Return whether all that a policy mentions is in the vocabulary already."""
+        """Return whether all that a policy mentions is in the vocabulary already, numbers of ports left aside."""
         rules = (*policy.ingress, *policy.egress)
         peers = [p for r in rules for p in r.peers or ()]
         selectors = [(p.pods, self.pod_labels) for p in (policy.subject, *peers) if isinstance(p, PodPeer)]
         selectors += [(p.nodes, self.node_labels) for p in peers if isinstance(p, NodePeer)]
-        if any(
-            r.key not in known or not known[r.key].issuperset(r.values)
-            for s, known in selectors
-            for r in s.requirements
-        ):
-            return False
+        for selector, known in selectors:
+            if any(r.key not in known or not known[r.key].issuperset(r.values) for r in selector.requirements):
+                return False
         if any(isinstance(p, DomainPeer) or (isinstance(p, BlockPeer) and not self._has(p)) for p in peers):
             return False
-        return all(
-            p.name in self.port_names if isinstance(p, NamedPort) else self.ports.has(p)
-            for r in rules
-            for p in r.ports or ()
-        )
+        return all(p.name in self.port_names for r in rules for p in r.ports or () if isinstance(p, NamedPort))
+
+    def refine_ports(self, policy: Policy) -> tuple[int, ...]:
+        """Tell the policy's port ranges apart too; return the former atom of each atom, () when nothing changes."""
+        ranges = {p for r in (*policy.ingress, *policy.egress) for p in r.ports or () if isinstance(p, PortRange)}
+        if all(self.ports.has(r) for r in ranges):
+            return ()
+        self.ports, parents = self.ports.refined(ranges)
+        return parents
 
     def _has(self, block: BlockPeer) -> bool:
         return block.cidr.version != self.family or (block.cidr, block.excepts) in self.block_number

@@ -7,7 +7,7 @@ destination class, as one set of sources per port atom) is then solved alike for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -49,7 +49,7 @@ class ClauseWriter:
     """Turns the policies of one snapshot into clauses."""
 
     def __init__(self, classes: Classes, side: int) -> None:
-        self._atoms = classes.vocabulary.ports
+        self._words = classes.vocabulary
         self._snapshot = classes.snapshots[side]
         self.sets = Sets(classes, side)
         self._everyone = (1 << len(classes)) - 1
@@ -101,7 +101,7 @@ class ClauseWriter:
     def _ports(self, rule: Rule) -> Iterator[tuple[int, int]]:
         """Yield (port atoms, destinations for which the rule means those): names mean other ports on other pods."""
         if rule.ports is None:
-            yield self._atoms.everything, self._everyone
+            yield self._words.ports.everything, self._everyone
         elif not any(isinstance(p, NamedPort) for p in rule.ports):
             yield self._mask(rule, ()), self._everyone
         else:
@@ -114,7 +114,7 @@ class ClauseWriter:
     def _mask(self, rule: Rule, table: PortNames) -> int:
         mask = 0
         for port in rule.ports or ():
-            mask |= self._atoms.mask_of(port, table)
+            mask |= self._words.ports.mask_of(port, table)
         return mask
 
 
@@ -146,6 +146,21 @@ class Columns:
         self._clauses.isolated = isolated
         if len(self._solved) > 4 * len(self._towards[1]):
             self._solved.clear()  # answers to questions of the past
+
+    def refine(self, parents: Sequence[int]) -> None:
+        """Go over to finer atoms: ``parents`` has, for each of them, the atom that it was part of."""
+        known: dict[int, int] = {}
+
+        def finer(clause: Clause) -> Clause:
+            if clause.ports not in known:
+                known[clause.ports] = sum(1 << n for n, old in enumerate(parents) if clause.ports >> old & 1)
+            return Clause(clause.src, clause.dst, known[clause.ports], clause.action)
+
+        for clauses in (self._clauses.admin, self._clauses.accepts, self._clauses.baseline):
+            clauses[:] = map(finer, clauses)
+        self._atoms = len(parents)
+        self._solved.clear()
+        self._members.clear()
 
     def column(self, dst: int) -> tuple[int, ...]:
         """Return one set of sources per port atom. Destinations under the same clauses share one answer."""

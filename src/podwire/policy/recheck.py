@@ -2,7 +2,8 @@
 
 A policy changes the lines of the pods that it selects and no others: columns (who reaches them) for its ingress
 rules, rows (whom they reach) for its egress rules. A pod that changes moves from one class to another. Only a
-change that brings words which no policy used before (a new port, label or block) has everything numbered anew.
+change that brings words which no policy used before (a label, a block, a port's name), or that is of a cluster-wide
+policy, has everything numbered anew and compared.
 """
 
 from __future__ import annotations
@@ -116,6 +117,10 @@ class Recheck:
             self._policies[(policy.kind, policy.key)] = policy
             return self._renumber(old)
         self._policies[(policy.kind, policy.key)] = policy
+        parents = self._classes.vocabulary.refine_ports(policy)
+        if parents:
+            for columns in (*self._columns.values(), *self._rows.values()):
+                columns.refine(parents)
         return () if policy == former else self._replace(policy.key, policy)
 
     def remove_policy(self, kind: str, key: Key) -> tuple[Area, ...]:
