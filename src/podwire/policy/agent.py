@@ -24,6 +24,7 @@ from podwire.model.objects import Key, Obj, micro_timestamp, timestamp
 from podwire.model.podnetwork import Attachment
 from podwire.model.resources import CRDS, EVENTS, NAMESPACES, NETWORKPOLICIES, NODES, PODS, Resource
 from podwire.policy.feed import feed_change, id_of
+from podwire.policy.fence import PolicyFence
 from podwire.policy.parse import POLICY_KINDS
 from podwire.policy.programmer import Programmer
 from podwire.policy.rules import DIRECTIONS, DomainPeer, IPAddress, Policy
@@ -61,6 +62,7 @@ class PolicyAgent:
         """``versions``: the IP versions of the cluster. ``sysctl``: lets the agent see to it that bridged packets
         pass netfilter."""
         self.synced = asyncio.Event()
+        self.admit_within_s = _ADMIT_S
         self.table = PolicyTable(node_name, versions)
         self._node, self._client, self._sysctl = node_name, client, sysctl
         self._clock: Clock = clock or SystemClock()
@@ -71,6 +73,7 @@ class PolicyAgent:
             Informer(client, NETWORKPOLICIES, clock=clock),
             Informer(client, PODS, clock=clock, trim=trim_pod),
         ]
+        self._fence = PolicyFence(client, self._informers[2], self._clock)
         self._crds = Informer(client, CRDS, clock=clock, trim=_trim_crd)
         self._uids: dict[Key, str] = {}
         self._arrived: dict[Key, asyncio.Event] = {}
@@ -171,15 +174,18 @@ class PolicyAgent:
         """
         key = Key(attachment.namespace, attachment.name)
         try:
-            async with asyncio.timeout(_ADMIT_S):
+            async with asyncio.timeout(self.admit_within_s):
                 await self.synced.wait()
                 while self._uids.get(key) != attachment.uid:
                     arrived = self._arrived.setdefault(key, asyncio.Event())
                     arrived.clear()
                     await arrived.wait()
+                await self._fence.pass_through(attachment.namespace)
+        except ApiError as error:
+            raise MachineError("policy", "admit", f"pod {key}", error, "its policies cannot be listed") from None
         except TimeoutError:
             hint = "is the API server reachable?"
-            raise MachineError("policy", "admit", f"pod {key}", "its object did not arrive", hint) from None
+            raise MachineError("policy", "admit", f"pod {key}", "its object or policies did not arrive", hint) from None
         finally:
             self._arrived.pop(key, None)
         self.table.admit(attachment.sandbox_id, key, ips)
