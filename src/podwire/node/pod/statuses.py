@@ -81,5 +81,7 @@ class StatusWriter:
                 # Refused for good: tried again when it next changes.
                 _log.error("status-refused", pod=entry.key, error=str(error))
         entry.sent = wanted
-        if entry.wanted is wanted:
+        if entry.wanted == wanted:
             entry.written.set()
+        else:  # it changed on the way, perhaps back to what had been sent before
+            self._loop.add(uid)
