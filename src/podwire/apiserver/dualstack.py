@@ -60,6 +60,14 @@ def _drop_dependent(spec: Obj, before: Obj) -> None:
     for field in dropped:
         if field in spec and spec[field] == before.get(field):
             del spec[field]
+    ports, held = spec.get("ports") or (), before.get("ports") or ()
+    if spec["type"] in ("ClusterIP", "ExternalName") and _node_ports(ports) == _node_ports(held):
+        for port in ports:
+            port.pop("nodePort", None)
+
+
+def _node_ports(ports: Sequence[Obj]) -> list[int]:
+    return [p.get("nodePort") or 0 for p in ports]
 
 
 def _carry_over(spec: Obj, before: Obj) -> None:
@@ -75,11 +83,6 @@ def _carry_over(spec: Obj, before: Obj) -> None:
     external = ("NodePort", "LoadBalancer")
     if spec["type"] in external and before["type"] in external:
         _carry_node_ports(spec, before)
-    elif spec["type"] == "ClusterIP" and before["type"] in external:
-        was = [p.get("nodePort") for p in before.get("ports") or ()]
-        if [p.get("nodePort") for p in spec.get("ports") or ()] == was:
-            for port in spec.get("ports") or ():
-                port.pop("nodePort", None)
     if needs_health_check(spec) and before.get("healthCheckNodePort") and not spec.get("healthCheckNodePort"):
         spec["healthCheckNodePort"] = before["healthCheckNodePort"]
 

@@ -166,10 +166,12 @@ async def test_what_belonged_to_the_former_type_goes_with_it(api):
     gone = {"allocateLoadBalancerNodePorts", "loadBalancerClass", "externalTrafficPolicy", "healthCheckNodePort"}
     assert not gone & inner.keys()
     assert inner["clusterIP"] == made["spec"]["clusterIP"]
+    await api.client.patch(SERVICES, "a", {"spec": {"type": "NodePort"}}, "default")
     named = await api.client.patch(
         SERVICES, "a", {"spec": {"type": "ExternalName", "externalName": "a.example"}}, "default"
     )
-    assert not {"clusterIP", "clusterIPs", "ipFamilies"} & named["spec"].keys()
+    assert not {"clusterIP", "clusterIPs", "ipFamilies", "externalTrafficPolicy"} & named["spec"].keys()
+    assert "nodePort" not in named["spec"]["ports"][0]
     await create(api, "b", clusterIP=inner["clusterIP"])
 
 
