@@ -171,9 +171,14 @@ def test_crash_loop_back_off(lab: Lab, namespace: str) -> None:
     eventually(lambda: "CrashLoopBackOff" in lab.out("get", "pod", "-n", namespace, "crash"), timeout_s=40)
     lab.kubectl("run", "-n", namespace, "absent", "--image", "busybox", "--", "no-such-program")
     described = eventually(
-        lambda: (d := lab.out("describe", "pod", "-n", namespace, "absent")) and "no-such-program" in d and d
+        lambda: (
+            (d := lab.out("describe", "pod", "-n", namespace, "absent"))
+            and "no-such-program" in d
+            and ("StartError" in d or "RunContainerError" in d)
+            and d
+        )
     )
-    assert "StartError" in described or "RunContainerError" in described
+    assert "executable file not found" in described
 
 
 def test_run_it_rm_and_cp_and_attach(lab: Lab, namespace: str, tmp_path: Path) -> None:
