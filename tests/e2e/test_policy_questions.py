@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from podwire.testing.live import LiveCluster
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 SHOP = ROOT / "tests" / "scenarios" / "shop" / "shop.yaml"
+
+
+def run_pytest(directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest in ``directory`` with the plugin and none of this project's settings."""
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(directory)]
+    if not any(e.value == "podwire.testing.plugin" for e in entry_points(group="pytest11")):
+        words += ["-p", "podwire.testing.plugin"]  # installed before the plugin was there
+    return subprocess.run(words, cwd=directory, capture_output=True, text=True, check=False, timeout=90)
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +108,17 @@ def test_the_cluster_fixture_runs_the_worked_example(tmp_path: Path) -> None:
     examples = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.S))
     shutil.copy(SHOP, tmp_path)
     (tmp_path / "test_shop_live.py").write_text(examples["test_shop_live.py"])
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path)]
-    from importlib.metadata import entry_points
-
-    if not any(e.value == "podwire.testing.plugin" for e in entry_points(group="pytest11")):
-        command += ["-p", "podwire.testing.plugin"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
+    done = run_pytest(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+
+
+def test_the_example_of_the_readme_holds(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(# test_shop\.py.*?)```", (ROOT / "README.md").read_text(), re.S)
+    shutil.copy(SHOP, tmp_path)
+    (tmp_path / "test_shop.py").write_text(example)
+    done = run_pytest(tmp_path)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_suggest_learns_from_what_the_nodes_track(shop: LiveCluster, lab: Lab, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ CASES = {
     "service target": ("PW102", "spec.ports[0].port", WEB + "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: prod}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n"),
     "ingress backend": ("PW203", "spec.defaultBackend.service.name", "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: prod}\nspec: {ports: [{port: 80}]}\n---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: i, namespace: prod}\nspec: {defaultBackend: {service: {name: wbe, port: {number: 80}}}}\n"),
     "priority tie": ("PW014", "spec.priority", "".join(f"apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: {n}}}\nspec: {{tier: Admin, priority: 5, subject: {{namespaces: {{}}}}, ingress: [{{action: Deny, from: [{{namespaces: {{}}}}]}}]}}\n---\n" for n in "ab")),
+    "shadowed": ("PW009", "spec.ingress[1]", "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: a}\nspec: {tier: Admin, priority: 5, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}, {action: Accept, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}]}\n"),
     "unknown peer": ("PW008", "spec.ingress[0]", "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: a}\nspec: {tier: Admin, priority: 5, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{moon: {}}]}]}\n"),
 }  # fmt: skip
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from podwire.policy.parse import POLICY_KINDS, parse_policy
+from podwire.policy.rules import Peer, Policy
+from podwire.policy.rules import Rule as OrderedRule
 from podwire.verify.lint.finding import POLICIES, Finding, Rule
 from podwire.verify.located import Located, ObjectKey
 from podwire.verify.rawpolicy import DIRECTIONS, WrittenRule, policy_types, rules_of, selector_of
@@ -26,7 +30,11 @@ TIE = Rule("PW014", "priority-tie", "warning",
     "Two cluster-wide policies have the same priority: their order is not defined",
     "https://network-policy-api.sigs.k8s.io/api-overview/")  # fmt: skip
 
-RULES = (REDUNDANT, NO_DEFAULT_DENY, NOT_ENFORCED, TIE)
+SHADOWED = Rule("PW009", "rule-shadowed", "warning",
+    "A cluster-wide rule never decides: an earlier rule of its policy speaks of all that it speaks of",
+    "https://network-policy-api.sigs.k8s.io/api-overview/")  # fmt: skip
+
+RULES = (SHADOWED, REDUNDANT, NO_DEFAULT_DENY, NOT_ENFORCED, TIE)
 
 WITHOUT_POLICY = frozenset({"flannel", "kubenet", "bridge", "none"})
 """Network plugins that enforce nothing."""
@@ -41,6 +49,7 @@ def check(world: World) -> Iterator[Finding]:
             why = f"{world.plugin} enforces no NetworkPolicy: this object has no effect"
             yield Finding(NOT_ENFORCED, policy, "spec", why, "use a plugin that does (podwire, Calico, Cilium, ...)")
     yield from _ties(world)
+    yield from _shadowed(world)
 
 
 def _open_pods(world: World) -> Iterator[Finding]:
@@ -130,3 +139,27 @@ def _ties(world: World) -> Iterator[Finding]:
         if other != policy.key:
             why = f"{other} has priority {spec.get('priority')} in the same tier, too"
             yield Finding(TIE, policy, "spec.priority", why, "give each policy a priority of its own")
+
+
+def _shadowed(world: World) -> Iterator[Finding]:
+    """Yield rules of ordered policies behind a rule that matches everything they match."""
+    for located in of_kind(world.objects, *POLICY_KINDS):
+        policy = parse_policy(located.object)
+        if not isinstance(policy, Policy) or policy.kind == "NetworkPolicy":
+            continue
+        for rules in (policy.ingress, policy.egress):
+            for index, rule in enumerate(rules):
+                before = next((r for r in rules[:index] if _speaks_of_all(r, rule)), None)
+                if before is not None:
+                    why = f"{before.path} ({before.action}) decides all of it first ({located.place(before.path)})"
+                    yield Finding(SHADOWED, located, rule.path, why, "put the narrower rule first, or delete it")
+
+
+def _speaks_of_all(wide: OrderedRule, narrow: OrderedRule) -> bool:
+    peers = wide.peers is None or (narrow.peers is not None and _bare(narrow.peers) <= _bare(wide.peers))
+    return peers and (wide.ports is None or (narrow.ports is not None and set(narrow.ports) <= set(wide.ports)))
+
+
+def _bare(peers: Sequence[Peer]) -> set[Peer]:
+    """Return peers without the place where they were written."""
+    return {replace(peer, path="") for peer in peers}
