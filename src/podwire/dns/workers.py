@@ -77,6 +77,11 @@ class Workers:
         self.restarts = 0
 
     @property
+    def port(self) -> int:
+        """The port that all of them answer on."""
+        return self._sockets[0].port
+
+    @property
     def pids(self) -> list[int]:
         """The workers' processes, by slot."""
         return [self._workers[slot].pid for slot in sorted(self._workers)]
@@ -226,7 +231,7 @@ def _be_worker(
         for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(low + 1, high)
         loop = _new_loop()
-        loop.run_until_complete(_work(settings, index, sockets, pipe, synced))
+        loop.run_until_complete(_work(settings, index, sockets, pipe, synced, parent))
         code = 0
     except BaseException as error:  # whatever it is, the parent's code must not go on in this process
         _log.error("worker-failed", error=repr(error))
@@ -245,7 +250,9 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _work(settings: Settings, index: Index, sockets: Sockets, pipe: socket.socket, synced: bool) -> None:
+async def _work(
+    settings: Settings, index: Index, sockets: Sockets, pipe: socket.socket, synced: bool, parent: int
+) -> None:
     engine = Engine(settings, index, SystemClock())
     engine.responder.synced = synced
     loop, told = asyncio.get_running_loop(), asyncio.Event()
@@ -270,10 +277,19 @@ async def _work(settings: Settings, index: Index, sockets: Sockets, pipe: socket
     loop.add_reader(pipe, hear)
     await engine.start(sockets)
     reporting = asyncio.ensure_future(_send_reports(engine.report, pipe))
+    watching = asyncio.ensure_future(_watch_loops(engine, parent))
     await told.wait()
     reporting.cancel()
+    watching.cancel()
     engine.server.stop_reading()
     _send(pipe, engine.report())
+
+
+async def _watch_loops(engine: Engine, parent: int) -> None:
+    """End the server when a probe of its own has come back: it is the parent's to say so and leave."""
+    await engine.loop_found.wait()
+    _log.error("loop", hint="the upstream resolvers send queries back to this server; see the node's resolv.conf")
+    os.kill(parent, signal.SIGTERM)
 
 
 async def _send_reports(report: Callable[[], Report], pipe: socket.socket) -> None:

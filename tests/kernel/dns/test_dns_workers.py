@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import dns.message
 import pytest
@@ -17,7 +18,7 @@ from podwire.dns.corefile import parse_corefile
 from podwire.model.objects import Obj
 from podwire.model.resources import NAMESPACES, SERVICES
 
-COREFILE = ".:5399 {\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n ttl 30\n }\n multisocket 2\n}"
+COREFILE = ".:53 {\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n ttl 30\n }\n multisocket 2\n}"
 pytestmark = pytest.mark.kernel
 
 
@@ -33,15 +34,13 @@ async def serving() -> AsyncIterator[tuple[DnsAgent, FakeClient, int]]:
     client = FakeClient()
     client.seed(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}})
     client.seed(SERVICES, web("web", "10.96.0.7"))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    agent = DnsAgent(parse_corefile(COREFILE.replace("5399", str(port))), client, host="127.0.0.1")
+    agent = DnsAgent(replace(parse_corefile(COREFILE), port=0), client, host="127.0.0.1")
     task = asyncio.create_task(agent.run())
     try:
         async with asyncio.timeout(10):
             await agent.ready.wait()
-        yield agent, client, port
+        assert agent.workers is not None
+        yield agent, client, agent.workers.port
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
