@@ -19,6 +19,7 @@ from podwire.policy.rules import BlockPeer, DomainPeer, IPAddress, NamedPort, No
 from podwire.policy.snapshot import Endpoint, Node, Pod, PolicySnapshot
 
 LabelPairs: TypeAlias = tuple[tuple[str, str], ...]
+_NO_BLOCKS: frozenset[int] = frozenset()
 _OTHER = "\0other"  # stands for every value that no selector mentions; no label can have it
 # Addresses for documentation (RFC 5737, RFC 3849): the examples that a reader knows to be outside.
 _FAMILIAR = tuple(ip_address(t) for t in ("203.0.113.1", "198.51.100.1", "192.0.2.1", "2001:db8::1"))
@@ -86,6 +87,7 @@ class Vocabulary:
         self.addresses = AddressAtoms(blocks, family)
         self.block_number = {b: n for n, b in enumerate(self.addresses.blocks)}
         self.port_names = names_mentioned(ports)
+        self._names: dict[PortNames, PortNames] = {}
         pods = (pod for s in snapshots for pod in s.pods.values()) if self.port_names else ()
         self.ports = PortAtoms(ports, {self.names_of(pod) for pod in pods})
 
@@ -115,7 +117,13 @@ class Vocabulary:
 
     def names_of(self, pod: Pod) -> PortNames:
         """Return the pod's named ports that policies mention."""
-        return tuple(sorted({p for p in pod.ports if p.name in self.port_names}))
+        if not self.port_names or not pod.ports:
+            return ()
+        found = self._names.get(pod.ports)
+        if found is None:
+            found = tuple(sorted({p for p in pod.ports if p.name in self.port_names}))
+            self._names[pod.ports] = found
+        return found
 
 
 def resolved(snapshot: PolicySnapshot, domain: DomainPeer) -> Iterator[IPv4Network | IPv6Network]:
@@ -131,18 +139,19 @@ def _mentioned(selectors: Iterable[Selector]) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
     for requirement in {r for s in set(selectors) for r in s.requirements}:
         found.setdefault(requirement.key, set()).update(requirement.values)
-    return {key: frozenset(values) for key, values in found.items()}
+    return {key: frozenset(found[key]) for key in sorted(found)}
 
 
 def reduce_labels(labels: Mapping[str, str], mentioned: Mapping[str, frozenset[str]]) -> LabelPairs:
     """Return the labels as far as selectors can tell: unmentioned keys gone, unmentioned values alike."""
-    few, many = (labels, mentioned) if len(labels) < len(mentioned) else (mentioned, labels)
+    # In the order of ``mentioned``, which is sorted: equal labels give equal pairs, in whatever order they were written.
+    keys = mentioned if len(mentioned) <= 4 * len(labels) else sorted(k for k in labels if k in mentioned)
     pairs = []
-    for key in few:
-        if key in many:
-            value = labels[key]
+    for key in keys:
+        value = labels.get(key)
+        if value is not None:
             pairs.append((key, value if value in mentioned[key] else _OTHER))
-    return tuple(sorted(pairs))
+    return tuple(pairs)
 
 
 class Classes:
@@ -229,23 +238,18 @@ def first_address(node: Node, family: int) -> IPAddress | None:
 
 
 class _TraitsReader:
-    """Reads pods' traits; equal pods are read once."""
+    """Reads pods' traits; traits that are equal are one object."""
 
     def __init__(self, vocabulary: Vocabulary, family: int) -> None:
         self._words, self._family = vocabulary, family
         self._blocks = bool(vocabulary.addresses.blocks)
-        self._read: dict[tuple[object, ...], PodTraits] = {}
+        self._read: dict[PodTraits, PodTraits] = {}
 
     def read(self, pod: Pod | None) -> PodTraits | None:
         """Return the traits; None for a pod that policies cannot mean."""
         if pod is None or not pod.selectable:
             return None
         words = self._words
-        blocks = words.addresses.of(pod.address(self._family)) if self._blocks else frozenset()
-        ports = pod.ports if words.port_names else ()
-        raw = (pod.key.namespace, tuple(pod.labels.items()), ports, blocks)
-        found = self._read.get(raw)
-        if found is None:
-            labels = reduce_labels(pod.labels, words.pod_labels)
-            found = self._read[raw] = PodTraits(pod.key.namespace, labels, words.names_of(pod), blocks)
-        return found
+        blocks = words.addresses.of(pod.address(self._family)) if self._blocks else _NO_BLOCKS
+        traits = PodTraits(pod.key.namespace, reduce_labels(pod.labels, words.pod_labels), words.names_of(pod), blocks)
+        return self._read.setdefault(traits, traits)
