@@ -223,12 +223,20 @@ async def test_datagrams_in_batches_and_one_by_one(batched: bool) -> None:
 
 
 async def test_upstreams_that_lead_back_here_are_found_out() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    text = COREFILE.replace(".:53", f".:{port}").replace("cache", f"loop\n    forward . 127.0.0.1:{port}\n    cache")
-    agent = DnsAgent(parse_corefile(text), cluster(), host="127.0.0.1")
-    with pytest.raises(BaseExceptionGroup) as caught:
-        async with asyncio.timeout(10):
-            await agent.run()
-    assert "send queries back to this server" in str(caught.value.exceptions[0])
+    for _ in range(20):
+        free = open_sockets(0, "127.0.0.1")
+        port = free.port
+        free.close()
+        text = COREFILE.replace(".:53", f".:{port}").replace(
+            "cache", f"loop\n    forward . 127.0.0.1:{port}\n    cache"
+        )
+        agent = DnsAgent(parse_corefile(text), cluster(), host="127.0.0.1")
+        try:
+            async with asyncio.timeout(10):
+                await agent.run()
+        except BaseExceptionGroup as caught:
+            assert "send queries back to this server" in str(caught.exceptions[0])
+            return
+        except OSError:  # somebody else has taken the port in between
+            continue
+    raise AssertionError("no port was free, or the loop was not found")
