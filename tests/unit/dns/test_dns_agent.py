@@ -223,6 +223,7 @@ async def test_datagrams_in_batches_and_one_by_one(batched: bool) -> None:
 
 
 async def test_upstreams_that_lead_back_here_are_found_out() -> None:
+    said = ""
     for _ in range(20):
         free = open_sockets(0, "127.0.0.1")
         port = free.port
@@ -235,8 +236,8 @@ async def test_upstreams_that_lead_back_here_are_found_out() -> None:
             async with asyncio.timeout(10):
                 await agent.run()
         except BaseExceptionGroup as caught:
-            assert "send queries back to this server" in str(caught.exceptions[0])
-            return
+            said = str(caught.exceptions[0])
+            break
         except OSError:  # somebody else has taken the port in between
             continue
-    raise AssertionError("no port was free, or the loop was not found")
+    assert "send queries back to this server" in said
