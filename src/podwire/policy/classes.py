@@ -144,7 +144,7 @@ def _mentioned(selectors: Iterable[Selector]) -> dict[str, frozenset[str]]:
 
 def reduce_labels(labels: Mapping[str, str], mentioned: Mapping[str, frozenset[str]]) -> LabelPairs:
     """Return the labels as far as selectors can tell: unmentioned keys gone, unmentioned values alike."""
-    # In the order of ``mentioned``, which is sorted: equal labels give equal pairs, in whatever order they were written.
+    # In the order of ``mentioned``, which is sorted: equal labels give equal pairs, however they were ordered.
     keys = mentioned if len(mentioned) <= 4 * len(labels) else sorted(k for k in labels if k in mentioned)
     pairs = []
     for key in keys:
