@@ -75,7 +75,8 @@ def grid(world: World, *, by_pod: bool = False, namespaces: Sequence[str] = (), 
     lines = list(_pod_lines(pods) if by_pod else _workload_lines(pods))
     if outside:
         lines.append(Line(OUTSIDE, ""))
-    matrix = Matrix(world.snapshot, _family(world.snapshot))
+    snapshot = world.snapshot if world.enforces else replace(world.snapshot, policies=())
+    matrix = Matrix(snapshot, _family(snapshot))
     reader = _Reader(matrix)
     found = (reader.cell(a, b) for a in lines for b in lines)
     return Grid(tuple(lines), {(c.source, c.destination): c for c in found if c is not None})

@@ -13,7 +13,6 @@ from podwire.verify import route
 from podwire.verify.answer import Answer, Fix, Hop
 from podwire.verify.fix import about, fixes
 from podwire.verify.judge import end_of, place_of
-from podwire.verify.lint.coverage import WITHOUT_POLICY
 from podwire.verify.lint.dns import can_ask, dns_pods
 from podwire.verify.lint.services import nearest
 from podwire.verify.located import Place
@@ -186,33 +185,29 @@ def _judged(
     narrow = about(world.snapshot, pairs[0].packet) if len(pairs) == 1 else None
     verdicts = [evaluate(narrow or world.snapshot, pair.packet) for pair in pairs]
     denied = [i for i, v in enumerate(verdicts) if not v.allowed]
-    shown = denied[0] if denied and not _unenforced(world) else 0
+    shown = denied[0] if denied else 0
     pair, verdict = pairs[shown], verdicts[shown]
     dns, dns_stops = _dns(world, wanted, pair.packet.src)
-    names_fail = dns_stops and bool(wanted.party.dns_name)
+    names_fail = dns_stops and bool(wanted.party.dns_name) and world.enforces
     hops = (*dns, *before, *_way(world, pair, verdict))
-    allowed = (not denied or _unenforced(world)) and not names_fail
+    allowed = (not denied or not world.enforces) and not names_fail
     decision = verdict.deciding
     reason, (deciding, place) = decision.reason, place_of(world, decision)
-    changes = fixes(world, pair.packet, narrow) if denied and not _unenforced(world) else ()
-    if dns_stops and not _unenforced(world):
+    changes = fixes(world, pair.packet, narrow) if denied and world.enforces else ()
+    if dns_stops and world.enforces:
         trouble = _name_trouble(world, pair.packet.src)
         changes += trouble[3]
         if names_fail and not denied:
             reason, deciding, place = trouble[:3]
-    if allowed and not decision.policy:
+    if allowed and not denied and not decision.policy:
         reason, deciding, place = _why_allowed(world, verdict)
-    if _unenforced(world) and denied:
+    if not world.enforces and denied:
         reason = f"the policies say no ({reason}), but the network plugin {world.plugin} does not enforce them"
     target = target or f"{wanted.party.name}:{pair.packet.port}/{pair.packet.protocol}"
     return Answer(
         client.name, target, allowed, reason, deciding, place, hops, changes,
         len(pairs), len(pairs) - len(denied), tuple(_notes(world, client, wanted, pair, dns_stops and not names_fail)),
     )  # fmt: skip
-
-
-def _unenforced(world: World) -> bool:
-    return world.plugin in WITHOUT_POLICY
 
 
 def _why_allowed(world: World, verdict: Verdict) -> tuple[str, str, Place | None]:

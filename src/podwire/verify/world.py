@@ -15,6 +15,9 @@ from podwire.verify.rawpolicy import METADATA_NAME, WrittenRule, selector_of
 from podwire.verify.services import Backend, Excluded, ServicePort, ServiceView, backends, read_service
 from podwire.verify.workloads import PodView, pods_of
 
+WITHOUT_POLICY = frozenset({"flannel", "kubenet", "bridge", "none"})
+"""Network plugins that enforce no policy."""
+
 ASSUMED = "(assumed)"
 """The file of what is in no manifest but in every cluster."""
 
@@ -36,6 +39,11 @@ class World:
     by_namespace: Mapping[str, Sequence[PodView]] = field(default_factory=dict)
     backend: str = ""  # how nodes reach each other's pods: "vxlan", "host-gw"; "" when it is not known
     snapshot: PolicySnapshot = field(default_factory=PolicySnapshot)
+
+    @property
+    def enforces(self) -> bool:
+        """Whether the network plugin enforces policies."""
+        return self.plugin not in WITHOUT_POLICY
 
     @property
     def policies(self) -> tuple[Located, ...]:

@@ -11,6 +11,7 @@ import yaml
 from podwire.model.errors import BadInput
 from podwire.verify import sources, world
 from podwire.verify.answer import Answer, render
+from podwire.verify.grid import grid
 from podwire.verify.located import overlay
 from podwire.verify.why import why
 from podwire.verify.world import World
@@ -128,7 +129,9 @@ def test_a_plugin_without_policies_lets_everything_pass(shop: World) -> None:
     loose = world.build(shop.objects, plugin="flannel")
     answer = ask(loose, "frontend -> db:5432")
     assert answer.allowed
+    assert "isolated by NetworkPolicy" in answer.reason
     assert "flannel does not enforce" in answer.reason
+    assert {c.word for c in grid(loose, outside=False).cells.values()} == {"all"}
 
 
 CLUSTER_DENY = """\

@@ -36,15 +36,12 @@ SHADOWED = Rule("PW009", "rule-shadowed", "warning",
 
 RULES = (SHADOWED, REDUNDANT, NO_DEFAULT_DENY, NOT_ENFORCED, TIE)
 
-WITHOUT_POLICY = frozenset({"flannel", "kubenet", "bridge", "none"})
-"""Network plugins that enforce nothing."""
-
 
 def check(world: World) -> Iterator[Finding]:
     """Yield what these rules find."""
     yield from _redundant(world)
     yield from _open_pods(world)
-    if world.plugin in WITHOUT_POLICY:
+    if not world.enforces:
         for policy in world.policies:
             why = f"{world.plugin} enforces no NetworkPolicy: this object has no effect"
             yield Finding(NOT_ENFORCED, policy, "spec", why, "use a plugin that does (podwire, Calico, Cilium, ...)")
