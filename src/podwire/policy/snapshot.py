@@ -115,22 +115,6 @@ class PolicySnapshot:
         found = self.namespaces.get(name)
         return found.labels if found is not None else {NAMESPACE_NAME_LABEL: name}
 
-    def policies_about(self, namespace: str) -> tuple[Policy, ...]:
-        """Return the policies that may select pods of a namespace: the cluster-wide ones, then its own."""
-        return self._by_namespace.get(namespace, self._cluster_wide)
-
-    @cached_property
-    def _cluster_wide(self) -> tuple[Policy, ...]:
-        return tuple(p for p in self.policies if p.subject.namespace is None)
-
-    @cached_property
-    def _by_namespace(self) -> dict[str, tuple[Policy, ...]]:
-        namespaced: dict[str, list[Policy]] = {}
-        for policy in self.policies:
-            if policy.subject.namespace is not None:
-                namespaced.setdefault(policy.subject.namespace, []).append(policy)
-        return {name: (*self._cluster_wide, *policies) for name, policies in namespaced.items()}
-
     def endpoint(self, ip: IPAddress) -> Endpoint:
         """Return what has this address: a node, a pod that has not ended, or the outside."""
         if (node := self._node_by_ip.get(ip)) is not None:
