@@ -11,6 +11,7 @@ its own Service. The first change of a burst is applied at once, the rest togeth
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,13 +35,14 @@ from podwire.proxy.healthcheck import HealthChecks
 from podwire.proxy.programmer import Programmer
 from podwire.proxy.report import Reporter
 from podwire.proxy.server import ProxyStatus, serve_status
-from podwire.proxy.snapshot import Snapshot
+from podwire.proxy.snapshot import Snapshot, pack, trim_endpoint, unpack
 from podwire.runtime.clock import Clock, SystemClock
 from podwire.runtime.logging import get
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 _BURST_S = 0.004
 _PATIENCE_S = 1.0
+_MANY = 500  # Services, from which on the collector of garbage is worth a thought
 _WATCH_S = 5.0  # how often a foreign edit of the table is looked for
 _MAX_BACKOFF_S = 10.0
 _log = get("proxy")
@@ -220,8 +222,23 @@ class ProxyAgent:
         _log.error("sync-failed", error=str(error), services=len(batch))
 
     async def _reconcile(self, batch: dict[Key, float]) -> None:
-        start_s = self._clock.monotonic()
         whole = not self._programmer.adopted
+        if not whole:
+            await self._write_rules(batch, whole)
+            return
+        # What is built here stays: looking for garbage in it again and again would double the time.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            await self._write_rules(batch, whole)
+        finally:
+            if collecting:
+                gc.enable()
+            if len(self._services.objects) > _MANY:
+                gc.freeze()
+
+    async def _write_rules(self, batch: dict[Key, float], whole: bool) -> None:
+        start_s = self._clock.monotonic()
         keys = self._snapshot.keys() if whole else batch.keys()
         plans = {k: self._snapshot.plan(k, self._here) for k in keys}
         if self.status.mode == "iptables":  # programs are started: the rest of the node must not wait for them
@@ -240,6 +257,7 @@ class ProxyAgent:
         self.status.sync.observe(now_s - start_s)
         self.status.services, self.status.frontends = self._programmer.count()
         self.status.healthy, self.status.why = True, ""
+        self.status.rounds += 1
         self.status.last_sync_s = self._clock.now().timestamp()
         if whole:
             self._adoption_s = now_s - start_s
@@ -256,7 +274,7 @@ class ProxyAgent:
         known, service = self.problems.get(key, ()), self._services.objects.get(key)
         for problem in problems:
             if problem not in known and service is not None:
-                self._reporter.tell(service, problem, "ServiceProblem")
+                self._reporter.tell(unpack(service), problem, "ServiceProblem")
         if problems:
             self.problems[key] = problems
         else:
@@ -296,29 +314,22 @@ def trim_node(node: Obj) -> Obj:
 
 
 def trim_service(service: Obj) -> Obj:
-    """Return as much of a Service as the plan reads."""
+    """Return as much of a Service as the plan reads, packed."""
     meta = service["metadata"]
-    kept = {
-        k: meta[k] for k in ("namespace", "name", "uid", "resourceVersion", "creationTimestamp", "labels") if k in meta
-    }
+    kept = {k: meta[k] for k in ("namespace", "name", "uid", "creationTimestamp", "labels") if k in meta}
     trimmed: Obj = {"kind": "Service", "metadata": kept, "spec": service.get("spec") or {}}
     if service.get("status"):
         trimmed["status"] = service["status"]
-    return trimmed
+    return pack(meta, trimmed)
 
 
 def trim_slice(piece: Obj) -> Obj:
-    """Return as much of an EndpointSlice as the plan reads."""
+    """Return as much of an EndpointSlice as the plan reads, packed; the label that joins it stays readable."""
     meta = piece["metadata"]
     label = labels_of(piece).get(SERVICE_NAME_LABEL)
-    kept = {k: meta[k] for k in ("namespace", "name", "resourceVersion") if k in meta}
-    if label:
-        kept["labels"] = {SERVICE_NAME_LABEL: label}
-    endpoints = [
-        {k: e[k] for k in ("addresses", "conditions", "nodeName", "hints") if k in e}
-        for e in piece.get("endpoints") or ()
-    ]
-    return {
-        "kind": "EndpointSlice", "metadata": kept, "addressType": piece.get("addressType"),
-        "ports": piece.get("ports"), "endpoints": endpoints,
+    trimmed = {
+        "kind": "EndpointSlice", "metadata": {k: meta[k] for k in ("namespace", "name") if k in meta},
+        "addressType": piece.get("addressType"), "ports": piece.get("ports"),
+        "endpoints": [trim_endpoint(e) for e in piece.get("endpoints") or ()],
     }  # fmt: skip
+    return pack(meta, trimmed, {SERVICE_NAME_LABEL: label} if label else None)

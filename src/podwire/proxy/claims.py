@@ -32,10 +32,14 @@ class Claims(Generic[C]):
         if (old_rank, old) == (rank, new):
             return set()
         disturbed: set[Key] = set()
+        sole = ((rank, service),)
         for claim in old | new:
+            if not old and claim not in self._claimants:
+                self._claimants[claim] = sole
+                continue
             others = tuple(c for c in self._claimants.get(claim, ()) if c[1] != service)
             disturbed.update(key for _, key in others)
-            mine = ((rank, service),) if claim in new else ()
+            mine = sole if claim in new else ()
             if others or mine:
                 self._claimants[claim] = tuple(sorted(others + mine))
             else:

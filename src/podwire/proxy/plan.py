@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any, NamedTuple
 
 from podwire.model.errors import Problem
 from podwire.model.objects import Obj, describe, key_of, labels_of
@@ -34,8 +34,7 @@ _DEFAULT_AFFINITY_S = 10800
 Report = Callable[[str, str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """One address behind one Service port, with what decides whether it is used."""
 
     target: Target
@@ -129,12 +128,12 @@ def _port_is_usable(port: Mapping[str, Any], field: str, report: Report) -> bool
 
 def _endpoints(
     slices: Sequence[Obj], port: Mapping[str, Any], version: int, here: Here, report: Report
-) -> dict[Target, Endpoint]:
-    """Return the endpoints of a Service port in one IP family, by target.
+) -> tuple[Endpoint, ...]:
+    """Return the endpoints of a Service port in one IP family.
 
     A target in two slices (a slice being split) counts once; the ready one wins.
     """
-    found: dict[Target, Endpoint] = {}
+    found: dict[tuple[str, int], Endpoint] = {}  # not by Target: an address costs as much to hash as to parse
     for piece in slices:
         if piece.get("addressType") != f"IPv{version}":
             continue
@@ -151,10 +150,11 @@ def _endpoints(
             for raw in piece.get("endpoints") or ():
                 endpoint = _endpoint(raw, number, here, piece, report)
                 if endpoint is not None:
-                    old = found.get(endpoint.target)
+                    name = raw["addresses"][0], number
+                    old = found.get(name)
                     if old is None or (endpoint.ready, endpoint.serving) > (old.ready, old.serving):
-                        found[endpoint.target] = endpoint
-    return found
+                        found[name] = endpoint
+    return tuple(found.values())
 
 
 def _endpoint(raw: Mapping[str, Any], port: int, here: Here, piece: Obj, report: Report) -> Endpoint | None:
@@ -182,9 +182,11 @@ def _endpoint(raw: Mapping[str, Any], port: int, here: Here, piece: Obj, report:
 def _endpoint_address(text: str) -> IPAddress | str:
     """Return the address, or why it may not be an endpoint's."""
     try:
-        address = ip_address(text)
+        address = IPv6Address(text) if ":" in text else IPv4Address(text)
     except ValueError:
         return f"{text!r} is not an IP address"
+    if address.version == 4 and (first := int(address) >> 24) not in (0, 127, 169) and first < 224:
+        return address
     if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
         return f"{text} may not be an endpoint"
     return address
@@ -196,7 +198,7 @@ def usable(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     Ready ones; if none is ready, those still serving while they terminate (KEP-1669). Empty: none at all.
     """
     chosen = [e for e in endpoints if e.ready] or [e for e in endpoints if e.serving and e.terminating]
-    return tuple(sorted(chosen, key=lambda e: (_order(e.target.address), e.target.port)))
+    return tuple(sorted(chosen, key=lambda e: (int(e.target.address), e.target.port)))
 
 
 def preferred(endpoints: Sequence[Endpoint], here: Here) -> tuple[Endpoint, ...]:
@@ -231,8 +233,7 @@ class _Choice:
         return tuple(e.target for e in self.local)
 
 
-def _choose(endpoints: Mapping[Target, Endpoint], here: Here) -> _Choice:
-    everything = tuple(endpoints.values())
+def _choose(everything: Sequence[Endpoint], here: Here) -> _Choice:
     return _Choice(preferred(usable(everything), here), usable([e for e in everything if e.local]))
 
 

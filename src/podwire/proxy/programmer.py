@@ -34,10 +34,11 @@ class Programmer:
         self._dataplane, self._flows = dataplane, flows
         self._settlement = Settlement()
         self._applied: dict[Key, ServiceRules] = {}
+        self._frontends = 0
 
     def count(self) -> tuple[int, int]:
         """Return the numbers of Services and of frontends that are programmed."""
-        return len(self._applied), sum(len(r.frontends) for r in self._applied.values())
+        return len(self._applied), self._frontends
 
     def forget(self) -> None:
         """Trust nothing: the next round reads the kernel and must be given every Service."""
@@ -69,7 +70,8 @@ class Programmer:
             written = self._dataplane.update([(old, new) for _, old, new in pairs if old != new])
         else:
             written = self._dataplane.adopt([r for r in fresh.values() if r is not None])
-        for key, _, new in pairs:
+        for key, old, new in pairs:
+            self._frontends += (len(new.frontends) if new else 0) - (len(old.frontends) if old else 0)
             if new is not None and (new.frontends or new.cluster_ips or new.hairpins):
                 self._applied[key] = new
             else:

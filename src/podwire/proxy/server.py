@@ -46,6 +46,7 @@ class ProxyStatus:
     frontends: int = 0
     last_sync_s: float = 0.0  # Unix time
     failures: int = 0
+    rounds: int = 0  # of writing rules that succeeded
     sync: Histogram = field(default_factory=Histogram)
     programming: Histogram = field(default_factory=Histogram)
 

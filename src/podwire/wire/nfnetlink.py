@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 
@@ -125,8 +126,35 @@ def encode_verdict(verdict: str) -> bytes:
     return attribute(_VERDICT | _NESTED, inner)
 
 
+@lru_cache(maxsize=256)
+def _layout(key: int, value: int, comment: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return what stands before the key, the value and the comment, and at the end, for these lengths.
+
+    All elements of a set look alike; only the contents differ. The lengths of key and value are padded ones.
+    """
+    inner = _attr.pack(8 + key, _KEY | _NESTED) + _attr.pack(4 + key, _VALUE)
+    middle = _attr.pack(8 + value, _DATA | _NESTED) + _attr.pack(4 + value, _VALUE)
+    tail = _attr.pack(7 + comment, _USERDATA) + struct.pack("BB", 0, comment + 1)
+    end = b"\0" * (1 + (-(7 + comment) & 3))
+    size = 4 + len(inner) + key + len(middle) + value + len(tail) + comment + len(end)
+    return _attr.pack(size, _LIST_ELEM | _NESTED) + inner, middle, tail, end
+
+
+@lru_cache(maxsize=64)
+def _cut_comment(comment: str) -> bytes:
+    return comment.encode()[:_COMMENT_MAX_BYTES].decode("utf-8", "ignore").encode()
+
+
 def encode_element(element: Element) -> bytes:
     """Return one element of a NEWSETELEM message."""
+    key, value = element.key, element.value
+    if (
+        value is not None and element.comment and not element.verdict and not element.timeout_s
+        and element.key_end is None and not (len(key) | len(value)) & 3
+    ):  # fmt: skip
+        text = _cut_comment(element.comment)
+        head, middle, tail, end = _layout(len(key), len(value), len(text))
+        return b"".join((head, key, middle, value, tail, text, end))
     parts = [attribute(_KEY | _NESTED, attribute(_VALUE, element.key))]
     if element.key_end is not None:
         parts.append(attribute(_KEY_END | _NESTED, attribute(_VALUE, element.key_end)))
@@ -137,7 +165,7 @@ def encode_element(element: Element) -> bytes:
     if element.timeout_s:
         parts.append(attribute(_TIMEOUT, struct.pack(">Q", round(element.timeout_s * 1000))))
     if element.comment:
-        text = element.comment.encode()[:_COMMENT_MAX_BYTES].decode("utf-8", "ignore").encode() + b"\0"
+        text = _cut_comment(element.comment) + b"\0"
         parts.append(attribute(_USERDATA, struct.pack("BB", 0, len(text)) + text))
     return attribute(_LIST_ELEM | _NESTED, b"".join(parts))
 

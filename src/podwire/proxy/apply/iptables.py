@@ -51,7 +51,7 @@ class IptablesDataplane:
             wanted |= {place: (*lines.get(place, ()), *closing) for place, closing in frame.items()}
             held = parse_save(self._iptables.save(version))
             script = _Script()
-            changed += _rewrite(script, held, wanted)
+            changed += _rewrite(script, held, wanted, frame)
             _hook(script, held, render.hooks(version, self._service_networks))
             for place in held:
                 if render.is_ours(place) and place not in wanted:
@@ -141,12 +141,19 @@ class _Script:
         return "\n".join(lines) + "\n"
 
 
-def _rewrite(script: _Script, held: Mapping[Place, tuple[str, ...]], wanted: Mapping[Place, tuple[str, ...]]) -> int:
-    """Fill the chains that differ; the order of Services' lines does not matter, that of their ends does."""
+def _rewrite(
+    script: _Script,
+    held: Mapping[Place, tuple[str, ...]],
+    wanted: Mapping[Place, tuple[str, ...]],
+    frame: Mapping[Place, tuple[str, ...]],
+) -> int:
+    """Fill the chains that differ; in the frame's the order of Services' lines does not matter, the end does."""
     changed = 0
     for place, rules in wanted.items():
         have = held.get(place)
-        if have is None or have[-1:] != rules[-1:] or Counter(have) != Counter(rules):
+        end = len(frame.get(place, rules))
+        same = have is not None and Counter(have) == Counter(rules) and (not end or have[-end:] == rules[-end:])
+        if not same:
             script.fill(place, rules)
             changed += len(set(rules) ^ set(have or ())) or 1
     return changed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from podwire.kernel.nft.port import Element, ElementChange, NftPort
@@ -15,6 +15,7 @@ from podwire.proxy.render import nftables as render
 _Sets = dict[str, dict[bytes, Element]]
 _FIRST_CHAINS = 4  # pick-1 ... pick-4 exist from the start: most Services never need another
 _SWEEPS = 3
+_PART = 500  # Services that are written at a time at first
 
 
 @dataclass(slots=True)
@@ -54,15 +55,22 @@ class NftablesDataplane:
 
     def adopt(self, rules: Sequence[ServiceRules]) -> Written:
         """Make the table hold exactly these rules."""
-        delta, orphans = self._compare(rules)
-        self._write(delta)
+        names = render.data_sets(self._versions)
+        # Read once: the kernel resumes a dump by counting from the start, so a large set takes long.
+        held = {n: self._nft.elements(render.FAMILY, render.TABLE, n) or () for n in names}
+        if any(held.values()):
+            delta, orphans = self._compare(rules, held)
+            self._write(delta)
+            changed = len(delta)
+        else:
+            changed, orphans = self._fill(rules), ()
         self._owners, self._sticky = Counter(), {}
         self._remember([(None, r) for r in rules])
         if self._sticky:
             self._sweep_affinity()
         self._suspect = False
         self._generation = self._nft.generation()
-        return Written(len(delta), orphans)
+        return Written(changed, orphans)
 
     def update(self, changes: Sequence[Change]) -> Written:
         """Replace the rules of some Services."""
@@ -106,29 +114,49 @@ class NftablesDataplane:
         delta.settle()
         return delta
 
-    def _compare(self, rules: Sequence[ServiceRules]) -> tuple[_Delta, tuple[tuple[FrontKey, Target], ...]]:
+    def _fill(self, rules: Sequence[ServiceRules]) -> int:
+        """Write everything into an empty table, a part at a time: the whole at once costs memory that stays."""
+        self._make_skeleton(set())
+        changed = 0
+        shared: set[tuple[str, bytes]] = set()
+        for first in range(0, len(rules), _PART):
+            delta = _Delta()
+            for one in rules[first : first + _PART]:
+                for name, element in render.elements(one):
+                    if name not in render.SHARED_SETS or (name, element.key) not in shared:
+                        delta.add.setdefault(name, {})[_identity(element)] = element
+                    if name in render.SHARED_SETS:
+                        shared.add((name, element.key))
+            self._ensure_chains(e for s in delta.add.values() for e in s.values())
+            self._write(delta)
+            changed += len(delta)
+        return changed
+
+    def _compare(
+        self, rules: Sequence[ServiceRules], held: Mapping[str, Sequence[Element]]
+    ) -> tuple[_Delta, tuple[tuple[FrontKey, Target], ...]]:
         """Remake the skeleton around what the kernel holds; return the difference to what is wanted,
         and the UDP translations that the kernel holds and nobody wants any more."""
         wanted: _Sets = {}
         for one in rules:
             for name, element in render.elements(one):
                 wanted.setdefault(name, {})[_identity(element)] = element
-        names = render.data_sets(self._versions)
-        held = {n: self._nft.elements(render.FAMILY, render.TABLE, n) or () for n in names}
         elements = [*(e for s in wanted.values() for e in s.values()), *(e for s in held.values() for e in s)]
-        self._make_skeleton({*map(render.chain_of, elements)} - {""})
-        held = {n: self._nft.elements(render.FAMILY, render.TABLE, n) or () for n in names}
+        if self._make_skeleton({*map(render.chain_of, elements)} - {""}):
+            held = dict.fromkeys(held, ())
         delta = _Delta()
-        for name in names:
+        for name in held:
             want, have = wanted.get(name, {}), {_identity(e): e for e in held[name]}
             delta.delete[name] = {k: e for k, e in have.items() if want.get(k) != e}
             delta.add[name] = {k: e for k, e in want.items() if have.get(k) != e}
         return delta, tuple(_orphaned_flows(delta, wanted))
 
-    def _make_skeleton(self, chains: set[str]) -> None:
+    def _make_skeleton(self, chains: set[str]) -> bool:
+        """Write tables, sets, chains and rules; return whether that cost the elements that were there."""
         suffixes = ["6" if v == 6 else "" for v in self._versions]
         chains |= {f"pick{s}-{n}" for s in suffixes for n in range(1, _FIRST_CHAINS + 1)}
         script = render.skeleton(self._versions, self._pod_networks, self._service_networks, chains)
+        remade = False
         try:
             self._nft.apply(script)
         except MachineError:
@@ -136,8 +164,10 @@ class NftablesDataplane:
             if self._nft.list_table(render.FAMILY, render.TABLE) is None:
                 raise
             self._nft.apply(f"delete table {render.FAMILY} {render.TABLE}\n{script}")
+            remade = True
         self._nft.append(render.encoded_rules(chains))
         self._chains = chains
+        return remade
 
     def _ensure_chains(self, elements: Iterable[Element]) -> None:
         missing = {render.chain_of(e) for e in elements} - self._chains - {""}

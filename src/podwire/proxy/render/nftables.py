@@ -22,11 +22,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from ipaddress import ip_address
 
 from podwire.kernel.nft.port import Element, Rule
-from podwire.proxy.desired import SCTP, TCP, UDP, Frontend, FrontKey, IPAddress, IPNetwork, ServiceRules, Target
+from podwire.proxy.desired import SCTP, TCP, UDP, Frontend, FrontKey, IPNetwork, ServiceRules, Target
 from podwire.wire import nfrules
 
 FAMILY = "inet"
@@ -117,14 +116,15 @@ def encode_front(key: FrontKey) -> bytes:
     return key.address.packed + struct.pack(">B3xH2x", key.protocol, key.port)
 
 
+_TARGET4 = struct.Struct(">IH2x")
+
+
 def encode_target(target: Target) -> bytes:
     """Return address . port as map value."""
-    return _encode_target(target.address, target.port)
-
-
-@lru_cache(maxsize=4096)
-def _encode_target(address: IPAddress, port: int) -> bytes:
-    return address.packed + struct.pack(">H2x", port)
+    address = target.address
+    if address.version == 4:
+        return _TARGET4.pack(int(address), target.port)
+    return address.packed + struct.pack(">H2x", target.port)
 
 
 def is_endpoints(name: str) -> bool:
