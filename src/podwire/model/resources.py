@@ -19,9 +19,7 @@ class Resource(NamedTuple):
         """The ``apiVersion`` of its objects: "v1", "apps/v1" ..."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
-    def path(
-        self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
-    ) -> str:
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
         """Return the URL path of the collection, of one object, or of a subresource.
 
         ``namespace`` None or "" on a namespaced resource means all namespaces (collections only).
@@ -64,7 +62,5 @@ CLUSTERROLEBINDINGS = Resource(
 )
 ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLEBINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
-CRDS = Resource(
-    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
-)
+CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 TOKENREQUEST_SUBRESOURCE = "token"
