@@ -76,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_command(command)
     printable(command("doctor", "inspect:doctor", "say what this machine can do, and what to change"))
     bench = command("bench", "bench:run", "measure podwire on this machine", about=_BENCH_ABOUT)
-    bench.add_argument("what", choices=("up", "dns", "policy"), help="what to measure")
+    bench.add_argument("what", choices=("up", "dns", "services", "policy"), help="what to measure")
+    bench.add_argument("--services", type=int, default=10_000, metavar="N", help="services: how many (default: 10000)")
+    bench.add_argument("--endpoints", type=int, default=10, metavar="M", help="services: of each (default: 10)")
+    bench.add_argument("--mode", choices=("nftables", "iptables"), default="nftables", help="services: which proxy")
     printable(bench)
     return parser
 
@@ -100,6 +103,7 @@ _NODE_ABOUT = """\
 _BENCH_ABOUT = """\
   podwire bench up    time to API, to nodes Ready, to 30 and 300 pods; memory; CNI; cross-node throughput
   podwire bench dns   CPU and memory of the cluster DNS, propagation, killed workers; beside unbound or dnsmasq
+  podwire bench services  many Services: first sync, one changed endpoint, memory (--services --endpoints --mode)
   podwire bench policy   who reaches whom in large clusters; one change at a time; enforcement and its cost"""
 
 
