@@ -163,6 +163,14 @@ def _nft() -> str:
     return "dnat through concatenated maps"
 
 
+def _bridge_filter() -> str:
+    from podwire.kernel.sysctl.real import RealSysctl
+
+    if not RealSysctl().set("net/bridge/bridge-nf-call-iptables", "1"):
+        raise OSError("bridged packets do not pass netfilter: no br_netfilter")
+    return "bridged packets pass netfilter"
+
+
 def _ipvs() -> str:
     if os.path.exists("/proc/net/ip_vs"):
         return "present"
@@ -180,6 +188,12 @@ _PROBES: tuple[tuple[str, Callable[[], str], Verdict, str], ...] = (
     ("links", _links, "fail", "load the modules on the host: sudo modprobe bridge veth"),
     ("vxlan", _vxlan, "warn", "sudo modprobe vxlan on the host, or `podwire up --backend host-gw`"),
     ("nftables", _nft, "fail", "sudo modprobe nf_tables nft_chain_nat, and sudo apt install nftables"),
+    (
+        "br_netfilter",
+        _bridge_filter,
+        "warn",
+        "sudo modprobe br_netfilter on the host, or pods of one node are under no policy and their Services fail",
+    ),
     ("ipvs", _ipvs, "warn", "the Service modes nftables and iptables do not need it"),
     ("ebpf", _bpf, "warn", "only real root may load eBPF; nothing that podwire does today depends on it"),
 )
