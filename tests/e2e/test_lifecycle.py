@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,6 +159,17 @@ def test_bad_input_leaves_nothing_half_made(home: Path, tmp_path: Path) -> None:
     manifest.write_text("apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {ports: [{port: eighty}]}\n")
     assert "spec.ports.port" in refused("-f", str(manifest))
     assert "cannot be read" in refused("-f", str(tmp_path / "none.yaml"))
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_made(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    up = f"PODWIRE_HOME={small} {sys.executable} -m podwire up --name full"
+    script = f"mount -t tmpfs -o size=100k none {small} && {up}; echo code $?; ls {small}"
+    own = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    done = subprocess.run([*own, "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "No space left on device; free some space, or set PODWIRE_HOME" in done.stderr, done.stderr
+    assert done.stdout.split() == ["code", "1", "full.failed"], done.stdout
 
 
 def test_manifests_are_applied(new_lab: Callable[..., Lab], tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def up(wanted: LabConfig, report: Report, *, explicit: bool = True) -> Outcome:
     except BaseException:
         kill(place)
         if not existed:
-            _keep_logs(place)
+            _keep_logs(place, report)
             place.remove()
         raise
     finally:
@@ -65,11 +65,11 @@ def up(wanted: LabConfig, report: Report, *, explicit: bool = True) -> Outcome:
     return Outcome(place, config, was_running=False)
 
 
-def _keep_logs(place: ClusterDir) -> None:
-    """Move the logs of a cluster that did not come up to where `podwire logs` is pointed at: NAME.failed."""
-    target = place.path.with_name(f"{place.name}.failed")
-    shutil.rmtree(target, ignore_errors=True)
-    place.logs.rename(target)
+def _keep_logs(place: ClusterDir, report: Report) -> None:
+    """Put the logs of a cluster that did not come up aside, and say where."""
+    shutil.rmtree(place.failed_logs, ignore_errors=True)
+    place.logs.rename(place.failed_logs)
+    report({"note": f"nothing is left of it but its logs, in {place.failed_logs}"})
 
 
 def _settle(place: ClusterDir, wanted: LabConfig, explicit: bool) -> LabConfig:
@@ -224,6 +224,7 @@ def stop(name: str) -> bool:
 def down(name: str) -> bool:
     """Stop the cluster and delete its state; return whether there was one."""
     place = cluster(name)
+    shutil.rmtree(place.failed_logs, ignore_errors=True)
     if not place.path.exists():
         return False
     kill(place)

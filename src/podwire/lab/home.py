@@ -65,6 +65,11 @@ class ClusterDir:
         """One file per process."""
         return self.path / "log"
 
+    @property
+    def failed_logs(self) -> Path:
+        """Where the logs go of an `up` that did not come up and left nothing else."""
+        return self.path.with_name(f"{self.name}.failed")
+
     def node(self, name: str) -> Path:
         """Return the persistent directory of a node."""
         return self.path / "nodes" / name

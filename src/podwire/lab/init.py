@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import socket
-import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -43,16 +44,19 @@ def run(launch: Launch) -> NoReturn:
     except PodwireError as error:
         _tell(launch.progress, {"error": str(error)})
     except BaseException as error:
-        import traceback
-
-        traceback.print_exc()
-        _tell(
-            launch.progress,
-            {"error": f"lab: bring up {launch.cluster.name}: {type(error).__name__}: {error}"},
-        )
+        _tell(launch.progress, {"error": _in_words(error)})
+        with suppress(OSError):  # the disk may be what is wrong
+            traceback.print_exc()
     finally:
-        sys.stderr.flush()
         os._exit(1)
+
+
+def _in_words(error: BaseException) -> str:
+    """Return what went wrong as a person can use it."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = error.filename or "the state directory"
+        return f"{where}: {error.strerror}; free some space, or set PODWIRE_HOME to a roomier place"
+    return f"{type(error).__name__}: {error}"
 
 
 def _tell(fd: int, message: dict[str, Any]) -> None:
