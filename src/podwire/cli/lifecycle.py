@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -81,16 +82,17 @@ def _explain(outcome: cluster.Outcome, arguments: argparse.Namespace, took_s: fl
     if arguments.quiet:
         return
     name = "" if outcome.cluster.name == "podwire" else f" --name {outcome.cluster.name}"
+    podwire = "podwire" if shutil.which("podwire") else sys.argv[0]  # as `make up` runs it: not on the PATH
     print(
         f"""\
 Ready after {took_s:.2f} s. The kubeconfig is {path}
 
-  export KUBECONFIG=$(podwire kubeconfig{name})
+  export KUBECONFIG=$({podwire} kubeconfig{name})
   kubectl get nodes -o wide
   kubectl create deployment web --image nginx --replicas 2 && kubectl expose deployment web --port 80
   kubectl run box -it --rm --image busybox --restart Never -- curl -s http://web
 
-`podwire status{name}` shows what runs, `podwire down{name}` ends it.""",
+`{podwire} status{name}` shows what runs, `{podwire} down{name}` ends it.""",
         file=sys.stderr,
     )
 
