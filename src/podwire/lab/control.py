@@ -6,7 +6,6 @@ import array
 import json
 import os
 import socket
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +50,6 @@ def connect(path: Path) -> socket.socket | None:
         if directory is not None:
             os.close(directory)
     return client
-
-
-def peer_pid(client: socket.socket) -> int:
-    """Return the pid, on the host, of the process that listens at the other end."""
-    raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int(struct.unpack("3i", raw)[0])
 
 
 def send(to: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:

@@ -160,8 +160,7 @@ def _remedy() -> str:
 def probe() -> MachineError | None:
     """Return None when namespaces can be entered here, else what would be raised by ``launch``."""
     try:
-        pid = launch(lambda: os._exit(0))
+        launch(lambda: os._exit(0))
     except MachineError as error:
         return error
-    del pid
     return None

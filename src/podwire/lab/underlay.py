@@ -15,7 +15,6 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
-    ip_address,
     ip_interface,
     ip_network,
 )
@@ -66,12 +65,12 @@ def node_addresses(config: LabConfig, index: int) -> NodeAddresses:
         network = UNDERLAY[version]
         offset = FIRST_NODE + index if version == 4 else int(str(FIRST_NODE + index), 16)
         interfaces.append(ip_interface(f"{network[offset]}/{network.prefixlen}"))
-    return NodeAddresses(tuple(interfaces), tuple(gateway(v) for v in config.families))
+    return NodeAddresses(tuple(interfaces), api_addresses(config))
 
 
 def api_addresses(config: LabConfig) -> tuple[IPAddress, ...]:
     """Return where the API server listens on the underlay, the primary family first."""
-    return tuple(ip_address(gateway(v)) for v in config.families)
+    return tuple(gateway(v) for v in config.families)
 
 
 def nth_subnet(network: Network, prefix: int, number: int) -> Network:
